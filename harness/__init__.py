@@ -1,0 +1,1 @@
+"""Makes measurements: plans work, drives engines and meters, stores the results."""

@@ -1,0 +1,148 @@
+"""Phase energies with intervals from repeated windows.
+
+Prefill is measured in windows of its own and the whole in windows of its own. Decode comes from
+inside the whole windows, between the first token and the last, where the counter is fine enough;
+otherwise it is the whole minus the prefill. Both ways are compared (additivity).
+
+With three repeats a standard deviation is itself poorly known. The repeats of all workloads of a
+launch share engine, devices and protocol, so their relative scatter is pooled and each
+workload's own scatter is shrunk towards it (an inverse-gamma prior of `PRIOR_WEIGHT` degrees of
+freedom).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+PRIOR_WEIGHT = 6.0
+"""Degrees of freedom that the pooled scatter of a launch is worth beside a workload's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSamples:
+    """Energies per run of one workload, one value a repeat, joules, all devices.
+
+    Attributes
+    ----------
+    prefill_j, full_j
+        (repeats,) from prefill windows and from whole windows.
+    decode_j
+        (repeats,) between first and last token inside the whole windows; NaN where the decode
+        phase is too short against the counter.
+    sensor_stderr_j
+        One standard deviation that the sensor alone adds to one repeat: prefill, decode, full.
+    """
+
+    prefill_j: npt.NDArray[np.float64]
+    full_j: npt.NDArray[np.float64]
+    decode_j: npt.NDArray[np.float64]
+    sensor_stderr_j: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseEnergies:
+    """Mean energies of one run, with half widths of their 95 % intervals, joules."""
+
+    prefill_j: float
+    prefill_ci95_j: float
+    decode_j: float
+    decode_ci95_j: float
+    total_j: float
+    total_ci95_j: float
+    additivity: float
+    """(prefill + decode) / whole - 1."""
+    additive: bool
+    """Whether that residual lies inside three of its standard deviations."""
+
+
+def combine_repeats(workloads: Sequence[PhaseSamples]) -> list[PhaseEnergies]:
+    """Means and intervals of every workload of a launch.
+
+    Parameters
+    ----------
+    workloads
+        One entry a workload; all with the same number of repeats, at least one.
+
+    Returns
+    -------
+    list of PhaseEnergies
+        In the same order. With a single repeat and nothing to pool, the interval is the
+        sensor's own.
+    """
+    prefill = [w.prefill_j for w in workloads]
+    full = [w.full_j for w in workloads]
+    decode = [_decode(w) for w in workloads]
+    pooled = [_pooled_variance(x) for x in (prefill, decode, full)]
+    out = []
+    for w, d in zip(workloads, decode, strict=True):
+        p_mean, p_se, t = _mean_and_error(w.prefill_j, pooled[0], w.sensor_stderr_j[0])
+        d_mean, d_se, _ = _mean_and_error(d, pooled[1], w.sensor_stderr_j[1])
+        f_mean, f_se, _ = _mean_and_error(w.full_j, pooled[2], w.sensor_stderr_j[2])
+        residual = p_mean + d_mean - f_mean
+        residual_se = float(np.sqrt(p_se**2 + d_se**2 + f_se**2))
+        out.append(
+            PhaseEnergies(
+                p_mean,
+                t * p_se,
+                d_mean,
+                t * d_se,
+                f_mean,
+                t * f_se,
+                residual / f_mean if f_mean > 0 else float("nan"),
+                bool(abs(residual) <= 3 * residual_se),
+            )
+        )
+    return out
+
+
+def _decode(w: PhaseSamples) -> npt.NDArray[np.float64]:
+    """Decode energy a repeat: inside the whole windows, or whole minus mean prefill."""
+    difference = w.full_j - w.prefill_j.mean()
+    return np.where(np.isfinite(w.decode_j), w.decode_j, difference)
+
+
+def _pooled_variance(values: Sequence[npt.NDArray[np.float64]]) -> tuple[float, int]:
+    """Median relative variance over the workloads, and the degrees of freedom of one of them."""
+    relative = [
+        float(np.var(v, ddof=1) / np.mean(v) ** 2) for v in values if v.size > 1 and np.mean(v) > 0
+    ]
+    if not relative:
+        return 0.0, 0
+    repeats = values[0].size
+    # The median of a chi-square over its degrees of freedom is below its mean: undo that.
+    return float(np.median(relative)) / _median_chi2(repeats - 1), repeats - 1
+
+
+@lru_cache(maxsize=64)
+def _median_chi2(degrees: int) -> float:
+    from scipy.stats import chi2
+
+    return float(chi2.median(degrees) / degrees)
+
+
+@lru_cache(maxsize=256)
+def _t95(degrees: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, degrees))
+
+
+def _mean_and_error(
+    values: npt.NDArray[np.float64], pooled: tuple[float, int], sensor_stderr_j: float
+) -> tuple[float, float, float]:
+    """Mean, standard error and the factor that makes it a 95 % interval."""
+    mean = float(values.mean())
+    repeats = values.size
+    floor = sensor_stderr_j / np.sqrt(repeats)
+    if repeats < 2:
+        return mean, float(max(floor, np.sqrt(pooled[0]) * abs(mean))), _t95(1e6)
+    prior = PRIOR_WEIGHT if pooled[0] > 0 else 0.0
+    own = float(np.var(values, ddof=1))
+    degrees = repeats - 1 + prior
+    variance = ((repeats - 1) * own + prior * pooled[0] * mean**2) / degrees
+    return mean, float(max(np.sqrt(variance / repeats), floor)), _t95(degrees)
