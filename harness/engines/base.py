@@ -1,0 +1,97 @@
+"""The seam between a launch and whatever executes its work: engine, session, clock, meter.
+
+A launch opens one session and asks it to run a workload's phase a number of times. The session
+answers with time stamps on its own clock; the meter of the session answers what was drawn
+between any two of them. Real engines run in real time and are read by real sensors; the twin
+runs on a virtual clock and is read by a simulated sensor, through the very same calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from harness.catalog import Hardware, ModelFacts
+    from harness.meters.base import Meter
+    from harness.spec import Deployment, Workload
+
+Phase = Literal["prefill", "full"]
+"""`prefill` stops at the first token of every request; `full` goes on to the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStamps:
+    """When `count` runs of one phase happened, in nanoseconds of the session's clock.
+
+    Attributes
+    ----------
+    starts_ns, first_tokens_ns, ends_ns
+        int64 arrays of shape (count,). In a prefill run the first token is the end.
+    """
+
+    starts_ns: npt.NDArray[np.int64]
+    first_tokens_ns: npt.NDArray[np.int64]
+    ends_ns: npt.NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        """Number of runs."""
+        return int(self.starts_ns.size)
+
+    @property
+    def start_ns(self) -> int:
+        """Start of the first run."""
+        return int(self.starts_ns[0])
+
+    @property
+    def end_ns(self) -> int:
+        """End of the last run."""
+        return int(self.ends_ns[-1])
+
+
+class Session(Protocol):
+    """One deployment that is up and takes work."""
+
+    @property
+    def meter(self) -> Meter:
+        """The meter that reads this session's devices."""
+        ...
+
+    def run(self, workload: Workload, phase: Phase, count: int) -> RunStamps:
+        """Run `phase` of `workload` `count` times in a row, with fresh prompts each time."""
+        ...
+
+    def rest(self, seconds: float) -> tuple[int, int]:
+        """Do nothing for `seconds`; return the interval in nanoseconds."""
+        ...
+
+    def close(self) -> None:
+        """End the deployment and free its devices."""
+        ...
+
+
+class Engine(Protocol):
+    """Opens sessions."""
+
+    name: str
+    provenance: str
+    isolated: bool
+    """True if every launch needs a process of its own."""
+
+    def version(self, hardware: Hardware) -> str:
+        """Version of the engine as it runs on `hardware`."""
+        ...
+
+    def open(self, model: ModelFacts, deployment: Deployment, seed: int) -> Session:
+        """Bring the deployment up.
+
+        Raises
+        ------
+        EngineError
+            If the engine refuses the deployment.
+        """
+        ...

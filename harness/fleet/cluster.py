@@ -1,0 +1,64 @@
+"""Joining or starting Ray, and leaving it again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harness.errors import RunError
+
+
+@contextmanager
+def ray_cluster(workers: int | None = None) -> Iterator[int]:
+    """Hold a connection to Ray for the length of the block; yield the CPUs it offers.
+
+    With RAY_ADDRESS set, the cluster there is joined; otherwise Ray is started on this machine
+    alone and ended with the block. A Ray that is already running here is never touched.
+
+    Parameters
+    ----------
+    workers
+        Processes to use on this machine; default one a core.
+
+    Raises
+    ------
+    RunError
+        If the cluster cannot be reached, or Ray cannot start.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers fit small problems: more threads than processes only get in each other's way.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    if not address:
+        # A private Ray on this machine alone needs no token file in the user's home.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=workers or os.cpu_count() or 1,
+                object_store_memory=128 * 2**20,
+                **quiet,
+            )
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"cannot {'reach the Ray cluster' if address else 'start Ray on this machine'}: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            where=f"RAY_ADDRESS={address}" if address else "local Ray",
+            fix="check the address and that the head node runs"
+            if address
+            else "free memory or disk in the temporary folder, then run again",
+        ) from error
+    try:
+        yield int(ray.cluster_resources().get("CPU", 1))
+    finally:
+        ray.shutdown()

@@ -1,0 +1,142 @@
+"""One bounded loop that keeps workers busy: submit, wait a little, collect, retry or give up.
+
+Infrastructure faults (a worker or a node that died) are tried again; what a launch itself
+raises is a result and is not. Every batch has a deadline on the driver's own clock, because a
+frozen node never reports anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.fleet.worker import LaunchReport, run_batch, user_error
+
+MAX_ATTEMPTS = 3
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Launches that one worker runs in turn.
+
+    Attributes
+    ----------
+    launch_ids
+        Their names, for messages.
+    specs
+        Launch specs as JSON.
+    deadline_s
+        Longest time from submission to result.
+    """
+
+    launch_ids: tuple[str, ...]
+    specs: tuple[str, ...]
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailure:
+    """A batch that ended without a report."""
+
+    batch: Batch
+    kind: str
+    detail: str
+
+
+Outcome = list[LaunchReport] | BatchFailure
+
+
+def dispatch(
+    batches: Sequence[Batch],
+    out: str,
+    *,
+    slots: int,
+    isolated: bool,
+    on_retry: Callable[[Batch, str], None],
+) -> Iterator[Outcome]:
+    """Run all batches on Ray and yield each outcome as it comes.
+
+    Parameters
+    ----------
+    batches
+        What to run; started in order.
+    out
+        Run folder.
+    slots
+        Batches in flight at the same time, queued ones included.
+    isolated
+        Every launch in a process of its own, in a worker that ends afterwards.
+    on_retry
+        Told of every batch that is tried again, and why.
+
+    Raises
+    ------
+    EnergyLensError
+        As soon as a worker meets an error that the user has to mend, such as a full disk.
+        Batches in flight are cancelled.
+    """
+    import ray
+
+    remote = ray.remote(run_batch)
+    options: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
+    if isolated:
+        options["max_calls"] = 1
+    waiting: deque[tuple[Batch, int]] = deque((b, 1) for b in batches)
+    flying: dict[Any, tuple[Batch, int, float]] = {}
+    try:
+        while waiting or flying:
+            while waiting and len(flying) < slots:
+                batch, attempt = waiting.popleft()
+                handle = remote.options(**options).remote(batch.specs, out, isolated)
+                flying[handle] = (batch, attempt, time.monotonic() + batch.deadline_s)
+            ready, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_S)
+            for handle in ready:
+                batch, attempt, _ = flying.pop(handle)
+                outcome, again = _collect(handle, batch, attempt)
+                if again:
+                    on_retry(batch, again)
+                    waiting.append((batch, attempt + 1))
+                elif outcome is not None:
+                    yield outcome
+            now = time.monotonic()
+            for handle in [h for h, (_, _, deadline) in flying.items() if now > deadline]:
+                batch, _, _ = flying.pop(handle)
+                ray.cancel(handle, force=True)
+                yield BatchFailure(batch, "deadline", f"no result after {batch.deadline_s:.0f} s")
+    finally:
+        for handle in flying:
+            ray.cancel(handle, force=True)
+
+
+def _collect(handle: Any, batch: Batch, attempt: int) -> tuple[Outcome | None, str]:
+    """Take one result: an outcome, or the reason to try again."""
+    from ray import exceptions, get
+
+    infrastructure = (
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.OutOfMemoryError,
+        exceptions.ObjectLostError,
+    )
+    try:
+        reports: list[LaunchReport] = get(handle)
+    except infrastructure as error:
+        kind = type(error).__name__
+        if attempt < MAX_ATTEMPTS:
+            return None, kind
+        return BatchFailure(batch, kind, _last_line(error)), ""
+    except exceptions.RayError as error:
+        mend = user_error(error)
+        if mend is not None:
+            raise mend from error
+        return BatchFailure(batch, "launch_crashed", _last_line(error)), ""
+    return reports, ""
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -1,0 +1,133 @@
+"""What runs on a worker: launches, measured and written to the run folder one by one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import EnergyLensError, RunError
+from harness.launch import LaunchSpec, run_launch, store_result
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchReport:
+    """What the driver needs to know about a finished launch; the rows are on disk already."""
+
+    launch_id: str
+    model_id: str
+    hardware: str
+    done: int
+    seconds: float
+    energy_j: float
+    failures: tuple[tuple[str, str, str], ...] = ()
+    flagged: dict[str, int] = field(default_factory=dict)
+    """Reason code -> rows that carry it."""
+
+
+def run_batch(specs: Sequence[str], out: str, isolated: bool) -> list[LaunchReport]:
+    """Run launches one after the other; each is committed before the next one starts.
+
+    Parameters
+    ----------
+    specs
+        Launch specs as JSON.
+    out
+        The run folder, on a file system that this worker sees.
+    isolated
+        Give every launch a process of its own.
+    """
+    reports = []
+    for text in specs:
+        spec = LaunchSpec.model_validate_json(text)
+        reports.append(_in_child(spec, text, out) if isolated else _in_process(spec, out))
+    return reports
+
+
+def _in_process(spec: LaunchSpec, out: str) -> LaunchReport:
+    import time
+
+    started = time.monotonic()
+    result = run_launch(spec)
+    store_result(spec, result, Path(out))
+    rows = [row for row in result.rows if row.get("total_energy_j") is not None]
+    flags = Counter(reason for row in rows for reason in row["reasons"])
+    return LaunchReport(
+        spec.launch_id,
+        spec.model_id,
+        spec.deployment.hardware,
+        len(result.rows),
+        time.monotonic() - started,
+        float(sum(row["total_energy_j"] for row in rows)),
+        tuple(result.failures),
+        dict(flags),
+    )
+
+
+def _in_child(spec: LaunchSpec, text: str, out: str) -> LaunchReport:
+    """Run one launch in a child of this worker's process group, so that it dies with it."""
+    import time
+
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="energylens-launch-") as folder:
+        path = Path(folder) / "spec.json"
+        path.write_text(text)
+        child = subprocess.run(
+            [sys.executable, "-m", "harness.launch", str(path), "--out", out],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "ENERGYLENS_LAUNCH": spec.launch_id},
+            check=False,
+        )
+    if child.returncode:
+        raise RunError(
+            f"the launch process ended with code {child.returncode}",
+            where=f"{spec.model_id} on {spec.deployment.summary}",
+            fix=child.stderr[-2000:].strip() or "no message on its standard error",
+        )
+    return _stored_report(spec, out, time.monotonic() - started)
+
+
+def _stored_report(spec: LaunchSpec, out: str, seconds: float) -> LaunchReport:
+    """Report of a launch from the rows that its process wrote."""
+    import pyarrow.parquet as pq
+
+    from harness.store import RunFolder
+
+    key = f"loose-{spec.launch_id}-{spec.attempt}.parquet"
+    path = RunFolder.open(out).partition(spec.deployment.hardware) / key
+    # The file alone, not the folder's partitions around it.
+    rows = pq.ParquetFile(path).read(["task_id", "total_energy_j", "reasons"]).to_pylist()
+    failures = tuple(
+        (row["task_id"], row["reasons"][0], "see events and rows of this task")
+        for row in rows
+        if row["total_energy_j"] is None
+    )
+    measured = [row for row in rows if row["total_energy_j"] is not None]
+    flags = Counter(reason for row in measured for reason in row["reasons"] or ())
+    return LaunchReport(
+        spec.launch_id,
+        spec.model_id,
+        spec.deployment.hardware,
+        len(rows),
+        seconds,
+        float(sum(row["total_energy_j"] for row in measured)),
+        failures,
+        dict(flags),
+    )
+
+
+def user_error(error: BaseException) -> EnergyLensError | None:
+    """Find the error with a message for the user behind whatever Ray wrapped around it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, EnergyLensError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return None

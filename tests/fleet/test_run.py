@@ -1,0 +1,204 @@
+"""Real runs on a private local Ray: whole, resumed, interrupted, killed, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.errors import RunError, StoreError
+from harness.fleet import run_sweep
+from harness.plan import make_plan
+from harness.store import RunFolder, read_measurements, read_traces
+
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+
+DRIVER = """\
+import sys
+from harness.fleet import run_sweep
+try:
+    run_sweep(sys.argv[1], sys.argv[2], workers=1)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+class Heard:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.total = self.already = self.done = self.failed = 0
+        self.joules = 0.0
+        self.messages: list[str] = []
+        self.ended = False
+
+    def started(self, total: int, already_done: int) -> None:
+        self.total, self.already = total, already_done
+
+    def advanced(self, done: int, failed: int, energy_j: float, detail: str) -> None:
+        self.done += done
+        self.failed += failed
+        self.joules += energy_j
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def finished(self, done: int, failed: int, seconds: float) -> None:
+        self.ended = True
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [p.name for p in folder.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_run_measures_every_task_once_and_resumes_with_nothing_to_do(
+    sweep_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    planned = {t.task_id for t in make_plan(sweep_file).tasks}
+    heard = Heard()
+    summary = run_sweep(sweep_file, out, progress=heard, workers=2)
+    rows = read_measurements(out)
+    assert set(rows["task_id"]) == planned
+    assert rows["task_id"].is_unique
+    assert (summary.done, summary.failed) == (len(planned), 0)
+    assert (heard.total, heard.done, heard.ended) == (len(planned), len(planned), True)
+    assert heard.joules == pytest.approx(rows["total_energy_j"].sum())
+    assert read_traces(out)["key"].nunique() == 3
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["sweep"] == sweep_file.read_text()
+    assert manifest["versions"]["ray"]
+    before = {p: p.stat().st_mtime_ns for p in (out / "measurements").rglob("*.parquet")}
+
+    started = time.monotonic()
+    again = run_sweep(sweep_file, out)
+    assert (again.done, again.already_done) == (0, len(planned))
+    assert time.monotonic() - started < 10
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    kinds = [event["kind"] for event in RunFolder.open(out).events()]
+    assert kinds.count("run_finished") == 2
+    assert not leftovers(out)
+
+
+def start_driver(sweep: Path, out: Path) -> subprocess.Popen[str]:
+    """Run the driver in a process group of its own, as a shell would."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(sweep), str(out)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_rows(process: subprocess.Popen[str], out: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        if any((out / "measurements").rglob("*.parquet")):
+            return
+        time.sleep(0.02)
+    pytest.fail("no result within the time")
+
+
+@pytest.fixture
+def long_sweep(tmp_path: Path, sweep_file: Path) -> Path:
+    text = sweep_file.read_text().replace("name: small", "name: long")
+    text = text.replace("batch: [1, 8]", "batch: [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32]")
+    text = text.replace("output_tokens: [32, 64]", "output_tokens: [32, 64, 96, 128, 192, 256]")
+    path = tmp_path / "long.yaml"
+    path.write_text(text.replace("repeats: 3", "repeats: 5"))
+    return path
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_leaves_a_clean_folder_and_goes_on_where_it_was(
+    long_sweep: Path, tmp_path: Path, signal_sent: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    driver = start_driver(long_sweep, out)
+    try:
+        wait_for_rows(driver, out)
+        if signal_sent == signal.SIGINT:
+            driver.send_signal(signal.SIGINT)
+        else:
+            os.killpg(driver.pid, signal.SIGKILL)
+        code = driver.wait(timeout=60)
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert code == (130 if signal_sent == signal.SIGINT else -signal.SIGKILL)
+    planned = {t.task_id for t in make_plan(long_sweep).tasks}
+    first = read_measurements(out)
+    assert 0 < len(first) < len(planned)
+    kinds = [event["kind"] for event in RunFolder.open(out).events()]
+    if signal_sent == signal.SIGINT:
+        assert kinds[-1] == "run_interrupted"
+        assert not leftovers(out)
+    summary = run_sweep(long_sweep, out, workers=2)
+    assert summary.already_done == len(first)
+    rows = read_measurements(out)
+    assert set(rows["task_id"]) == planned
+    kept = rows.set_index("task_id").loc[first["task_id"], "total_energy_j"]
+    assert (kept.to_numpy() == first["total_energy_j"].to_numpy()).all()
+
+
+def test_two_drivers_on_one_folder_are_refused(sweep_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code = (
+        "import sys, time\nfrom harness.store import RunFolder\n"
+        "with RunFolder.create(sys.argv[1], {}).lock():\n"
+        "    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "held"
+        with pytest.raises(StoreError, match=str(holder.pid)):
+            run_sweep(sweep_file, out)
+    finally:
+        holder.communicate("")
+
+
+def test_a_folder_of_another_sweep_is_refused(
+    sweep_file: Path, long_sweep: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with RunFolder.create(out, {}).lock():
+        RunFolder.open(out).append_event("run_started", sweep="other", tasks_planned=1)
+    with pytest.raises(RunError, match="other"):
+        run_sweep(sweep_file, out)
+
+
+def test_isolated_launches_run_in_processes_of_their_own(
+    sweep_file: Path, tmp_path: Path
+) -> None:
+    text = sweep_file.read_text().replace("name: small", "name: isolated")
+    text = text.replace("hardware: [H100, H200]", "hardware: [H100]\nisolate_launches: true")
+    text = text.replace("models: [meta-llama/Meta-Llama-3.1-8B, Qwen/Qwen3-30B-A3B]", "models: [meta-llama/Meta-Llama-3.1-8B]")
+    text = text.replace("tensor_parallel: [1, 2]", "tensor_parallel: [1]")
+    sweep_file.write_text(text)
+    summary = run_sweep(sweep_file, tmp_path / "run", workers=2)
+    assert summary.failed == 0
+    assert summary.done == len(make_plan(sweep_file).tasks) == 8
+
+
+def test_an_unreachable_cluster_is_one_clear_error(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
+    with pytest.raises(RunError, match="cannot reach"):
+        run_sweep(sweep_file, tmp_path / "run")
