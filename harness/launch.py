@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IDLE_WINDOW_S = 5.0
+WINDOW_MARGIN = 1.1
+"""Windows are planned longer than asked for, because the next run may be faster."""
 DECODE_PERIODS = 5
 """Counter periods that a decode phase must last to be read from inside a whole window."""
 
@@ -192,6 +194,7 @@ def _measure(
     collected: dict[int, _Collected] = {}
     failed: set[int] = set()
     per_run_s: dict[int, dict[Phase, float]] = {}
+    session.prepare([task.workload for task in tasks])
     idle_before_w = _idle_power_w(session)
     for i, task in enumerate(tasks):
         try:
@@ -204,7 +207,8 @@ def _measure(
     for trial in range(spec.protocol.repeats):
         for i in order.permutation(sorted(collected)).tolist():
             traces: list[pd.DataFrame] | None = [] if i in spec.keep_traces and not trial else None
-            _one_trial(session, tasks[i].workload, per_run_s[i], window_s, collected[i], traces)
+            plan = _TrialPlan(per_run_s[i], window_s, idle_before_w)
+            _one_trial(session, tasks[i].workload, plan, collected[i], traces)
             if traces:
                 import pandas as pd
 
@@ -235,21 +239,33 @@ def _idle_power_w(session: Session) -> float:
     return energy.energy_j / ((end - start) / 1e9)
 
 
+@dataclass(frozen=True, slots=True)
+class _TrialPlan:
+    """How long a run of each phase takes, how long a window must be, what a pause draws."""
+
+    per_run_s: dict[Phase, float]
+    window_s: float
+    idle_w: float
+
+
 def _one_trial(
     session: Session,
     workload: Workload,
-    per_run_s: dict[Phase, float],
-    window_s: float,
+    plan: _TrialPlan,
     into: _Collected,
     traces: list[pd.DataFrame] | None,
 ) -> None:
-    """One prefill window and one whole window of a workload."""
+    """One prefill window and one whole window of a workload.
+
+    Between two runs of a window the host prepares the next prompts; those pauses draw loaded
+    idle power, which is taken off before the energy is shared among the runs.
+    """
     sensor = session.meter.sensor
     stderr: dict[Phase, float] = {}
     decode_stderr = math.nan
     phases: tuple[Phase, ...] = ("prefill", "full")
     for phase in phases:
-        count = max(1, math.ceil(window_s / per_run_s[phase]))
+        count = max(1, math.ceil(WINDOW_MARGIN * plan.window_s / plan.per_run_s[phase]))
         stamps = session.run(workload, phase, count)
         session.rest(5 * sensor.counter_period_s)
         samples = session.meter.read(stamps.start_ns, stamps.end_ns)
@@ -257,11 +273,13 @@ def _one_trial(
         into.windows.append(energy)
         into.window_s.append((stamps.end_ns - stamps.start_ns) / 1e9)
         into.reasons.update(energy.reasons)
+        pauses_s = float((stamps.starts_ns[1:] - stamps.ends_ns[:-1]).sum() / 1e9)
+        per_run_j = (energy.energy_j - plan.idle_w * pauses_s) / count
         stderr[phase] = energy.stderr_j / count
         if phase == "prefill":
-            into.prefill_j.append(energy.energy_j / count)
+            into.prefill_j.append(per_run_j)
         else:
-            into.full_j.append(energy.energy_j / count)
+            into.full_j.append(per_run_j)
             decode_s = float((stamps.ends_ns - stamps.first_tokens_ns).mean() / 1e9)
             into.prefill_s.append(float((stamps.first_tokens_ns - stamps.starts_ns).mean() / 1e9))
             into.decode_s.append(decode_s)

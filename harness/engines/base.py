@@ -8,6 +8,7 @@ runs on a virtual clock and is read by a simulated sensor, through the very same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -61,8 +62,18 @@ class Session(Protocol):
         """The meter that reads this session's devices."""
         ...
 
+    def prepare(self, workloads: Sequence[Workload]) -> None:
+        """Hear which workloads will come, before the first of them; refuse none yet."""
+        ...
+
     def run(self, workload: Workload, phase: Phase, count: int) -> RunStamps:
-        """Run `phase` of `workload` `count` times in a row, with fresh prompts each time."""
+        """Run `phase` of `workload` `count` times in a row, with fresh prompts each time.
+
+        Raises
+        ------
+        EngineError
+            If the engine refuses this workload.
+        """
         ...
 
     def rest(self, seconds: float) -> tuple[int, int]:

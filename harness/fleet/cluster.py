@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,6 +38,8 @@ def ray_cluster(workers: int | None = None) -> Iterator[int]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
+    if address:
+        _knock(address)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address:
@@ -62,3 +65,18 @@ def ray_cluster(workers: int | None = None) -> Iterator[int]:
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail within seconds if nobody listens there: Ray itself would try for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", "local" and the like: Ray finds the address itself
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise RunError(
+            f"nobody answers at the Ray cluster's address: {error.strerror or error}",
+            where=f"RAY_ADDRESS={address}",
+            fix="check the address and that the head node runs, or unset RAY_ADDRESS to run here",
+        ) from error

@@ -81,17 +81,15 @@ def dispatch(
     """
     import ray
 
-    remote = ray.remote(run_batch)
-    options: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
-    if isolated:
-        options["max_calls"] = 1
+    once = {"max_calls": 1} if isolated else {}
+    remote = ray.remote(num_cpus=1, max_retries=0, **once)(run_batch)
     waiting: deque[tuple[Batch, int]] = deque((b, 1) for b in batches)
     flying: dict[Any, tuple[Batch, int, float]] = {}
     try:
         while waiting or flying:
             while waiting and len(flying) < slots:
                 batch, attempt = waiting.popleft()
-                handle = remote.options(**options).remote(batch.specs, out, isolated)
+                handle = remote.remote(batch.specs, out, isolated)
                 flying[handle] = (batch, attempt, time.monotonic() + batch.deadline_s)
             ready, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_S)
             for handle in ready:

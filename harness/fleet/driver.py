@@ -107,9 +107,10 @@ def run_sweep(
     sink = progress or Quiet()
     sweep = load_sweep(Path(sweep_path))
     plan = make_plan(sweep)
-    folder = RunFolder.create(Path(out).absolute(), _manifest(sweep, plan))
+    folder = RunFolder.create(Path(out).absolute(), {})
     with folder.lock():
         _refuse_other_sweep(folder, sweep)
+        folder.update_manifest(_manifest(sweep, plan))
         state = _Run(folder, sink)
         specs = missing_launches(sweep, plan, folder.done_task_ids())
         missing = sum(len(s.workloads) for s in specs)

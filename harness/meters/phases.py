@@ -74,15 +74,18 @@ def combine_repeats(workloads: Sequence[PhaseSamples]) -> list[PhaseEnergies]:
         In the same order. With a single repeat and nothing to pool, the interval is the
         sensor's own.
     """
-    prefill = [w.prefill_j for w in workloads]
-    full = [w.full_j for w in workloads]
-    decode = [_decode(w) for w in workloads]
-    pooled = [_pooled_variance(x) for x in (prefill, decode, full)]
+    inside = [w.decode_j for w in workloads if np.isfinite(w.decode_j).all()]
+    prefill_pool = _pooled_variance([w.prefill_j for w in workloads])
+    full_pool = _pooled_variance([w.full_j for w in workloads])
+    decode_pool = _pooled_variance(inside)
     out = []
-    for w, d in zip(workloads, decode, strict=True):
-        p_mean, p_se, t = _mean_and_error(w.prefill_j, pooled[0], w.sensor_stderr_j[0])
-        d_mean, d_se, _ = _mean_and_error(d, pooled[1], w.sensor_stderr_j[1])
-        f_mean, f_se, _ = _mean_and_error(w.full_j, pooled[2], w.sensor_stderr_j[2])
+    for w in workloads:
+        p_mean, p_se, t = _mean_and_error(w.prefill_j, prefill_pool, w.sensor_stderr_j[0])
+        f_mean, f_se, _ = _mean_and_error(w.full_j, full_pool, w.sensor_stderr_j[2])
+        if np.isfinite(w.decode_j).all():
+            d_mean, d_se, _ = _mean_and_error(w.decode_j, decode_pool, w.sensor_stderr_j[1])
+        else:
+            d_mean, d_se = f_mean - p_mean, float(np.hypot(p_se, f_se))
         residual = p_mean + d_mean - f_mean
         residual_se = float(np.sqrt(p_se**2 + d_se**2 + f_se**2))
         out.append(
@@ -98,12 +101,6 @@ def combine_repeats(workloads: Sequence[PhaseSamples]) -> list[PhaseEnergies]:
             )
         )
     return out
-
-
-def _decode(w: PhaseSamples) -> npt.NDArray[np.float64]:
-    """Decode energy a repeat: inside the whole windows, or whole minus mean prefill."""
-    difference = w.full_j - w.prefill_j.mean()
-    return np.where(np.isfinite(w.decode_j), w.decode_j, difference)
 
 
 def _pooled_variance(values: Sequence[npt.NDArray[np.float64]]) -> tuple[float, int]:

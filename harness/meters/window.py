@@ -4,8 +4,9 @@
     window       [-----------]
                  ^ edges fall between two steps: interpolate between the steps around them
 
-The counter is primary. Its steps are turned into a broken line through the polls that first
-showed each new value; both edges lag by the same half poll on average, so the lag cancels.
+The counter is primary. Its steps are turned into a broken line; each step is placed half way
+between the last poll that showed the old value and the first that showed the new one, else every
+reading would lag by half a poll and charge a phase with a piece of the one before it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class EnergyLine:
     """
 
     def __init__(self, samples: Samples) -> None:
-        self._lines: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] = []
+        self._lines: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
         self.frozen = False
         self.backwards = False
         t_ns = samples.t_ns
@@ -78,7 +79,8 @@ class EnergyLine:
             if seen.size < 2:
                 self.frozen = True
                 continue
-            self._lines.append((t_ns[seen], device[seen] / 1e3))
+            when = (t_ns[seen - 1] + t_ns[seen]) / 2.0
+            self._lines.append((when, device[seen] / 1e3))
 
     def at(self, t_ns: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Cumulative energy in joules at each instant, summed over the devices."""

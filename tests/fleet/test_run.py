@@ -199,6 +199,5 @@ def test_an_unreachable_cluster_is_one_clear_error(
     sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
-    with pytest.raises(RunError, match="cannot reach"):
+    with pytest.raises(RunError, match="nobody answers"):
         run_sweep(sweep_file, tmp_path / "run")

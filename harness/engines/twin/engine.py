@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class TwinSession:
         self._repeat_noise = repeat_noise
         self._idle_power_w = waiting_power_w(self._hardware)
         self._clock_ns = 0
-        self._projections: dict[Workload, Projection] = {}
+        self._projections: dict[Workload, Projection | NoKernelDataError] = {}
         name = f"{model.model_id} {deployment.summary}".encode()
         self._rng = np.random.default_rng([seed, zlib.crc32(name)])
         self._meter = TwinMeter(
@@ -87,24 +88,24 @@ class TwinSession:
         """The simulated sensor of this session."""
         return self._meter
 
-    def prepare(self, workloads: list[Workload]) -> None:
+    def prepare(self, workloads: Sequence[Workload]) -> None:
         """Project many workloads at once: much cheaper than one by one."""
         new = [w for w in dict.fromkeys(workloads) if w not in self._projections]
         results = project(self._model, self._hardware, self._deployment, new)
-        for workload, result in zip(new, results, strict=True):
-            if isinstance(result, NoKernelDataError):
-                raise EngineError(
-                    f"the twin cannot project this: {result}",
-                    where=f"{self._model.model_id} on {self._deployment.summary}",
-                    fix="leave it out of the sweep, or choose hardware with kernel tables",
-                )
-            self._projections[workload] = result
+        self._projections.update(zip(new, results, strict=True))
 
     def projection(self, workload: Workload) -> Projection:
         """The truth behind a workload: what the sensor of this session should find."""
         if workload not in self._projections:
             self.prepare([workload])
-        return self._projections[workload]
+        result = self._projections[workload]
+        if isinstance(result, NoKernelDataError):
+            raise EngineError(
+                f"the twin cannot project this: {result}",
+                where=f"{self._model.model_id} on {self._deployment.summary}",
+                fix="leave it out of the sweep, or choose hardware with kernel tables",
+            )
+        return result
 
     def run(self, workload: Workload, phase: Phase, count: int) -> RunStamps:
         """Put `count` runs on the virtual clock and on the power curve."""

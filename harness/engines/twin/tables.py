@@ -33,7 +33,8 @@ QUANTISATION: dict[str, tuple[str, str]] = {
 """Precision -> modes of the dense and of the expert matrix products in the tables.
 
 fp16 runs at bf16's speed on every listed GPU. mxfp4 quantises the experts only, as gpt-oss does.
-Where the tables have no 4-bit dense product, `int4` of an expert model quantises the experts only.
+No system has times of a weight-only 4-bit dense product, so `int4` of an expert model quantises
+its experts only, and `int4` of a dense model is refused when its times are asked for.
 """
 
 
@@ -122,11 +123,8 @@ class KernelTables:
         if precision not in QUANTISATION:
             raise NoKernelDataError(f"no kernel tables for precision {precision}")
         dense, experts = QUANTISATION[precision]
-        supported = self._database.supported_quant_mode["gemm"]
-        if precision == "int4" and model.experts and dense not in supported:
+        if precision == "int4" and model.experts:
             dense = "bfloat16"
-        if dense not in supported:
-            raise NoKernelDataError(f"no {precision} matrix products in the kernel tables")
         try:
             settings = config_builders.build_model_config(
                 tp_size=ranks,
