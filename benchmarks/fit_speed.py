@@ -56,12 +56,13 @@ def median_seconds(run: object, repeats: int) -> float:
 
 def main() -> None:
     """Print the table."""
+    from sklearn.ensemble import RandomForestRegressor
+
     from fitting import fit_frame
     from fitting.baselines import features
     from fitting.forms import get_form
     from fitting.pairfit import fit_pair
     from fitting.rows import pairs, sample_order, usable
-    from sklearn.ensemble import RandomForestRegressor
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", nargs="?", help="run folder; synthetic rows without it")

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main() -> None:
@@ -43,9 +47,9 @@ def main() -> None:
     print(f"evaluated {len(frame)} rows in {seconds:.1f} s")
 
 
-def _line(label: str, row: object) -> str:
+def _line(label: str, row: pd.Series[Any]) -> str:
     """Return one row of the table, shares in per cent."""
-    get = row.__getitem__  # type: ignore[attr-defined]
+    get = row.__getitem__
     percent = {k: 100 * get(k) for k in ("top1", "top1_lo", "top1_hi", "top1_strict")}
     mape = "-" if get("mape") != get("mape") else f"{100 * get('mape'):.1f}"
     band = f"{percent['top1_lo']:.1f}-{percent['top1_hi']:.1f}"

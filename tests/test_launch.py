@@ -115,7 +115,7 @@ def test_the_module_runs_a_launch_without_ray(tmp_path: Path) -> None:
     path.write_text(spec(keep_traces=(1,)).model_dump_json())
     code = (
         "import sys, runpy; sys.argv = ['launch', *sys.argv[1:]]\n"
-        "try: runpy.run_module('harness.launch', run_name='__main__')\n"
+        "try: runpy.run_module('harness.launch', run_name='__main__', alter_sys=True)\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
         "assert 'ray' not in sys.modules\n"
     )

@@ -97,6 +97,7 @@ def task_columns(task: Task, facts: ModelFacts) -> dict[str, Any]:
         "family": facts.family,
         "params_total": facts.params_total,
         "params_active": facts.params_active,
+        "hidden_size": facts.hidden_size,
         "num_experts": facts.experts or None,
         "experts_per_token": facts.experts_per_token or None,
         "kv_bytes_per_token": facts.kv_bytes_per_token(),

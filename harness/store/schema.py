@@ -125,6 +125,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("modality", "str", "", _M, "input: text, image or video", default="text"),
     Column("params_total", "int", "", _M, "parameters of the model"),
     Column("params_active", "int", "", _M, "parameters that one token passes through"),
+    Column("hidden_size", "int", "", _M, "width of the residual stream"),
     Column("num_experts", "int", "", _M, "experts of an MoE layer"),
     Column("experts_per_token", "int", "", _M, "experts that one token is sent to"),
     Column(

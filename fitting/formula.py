@@ -1,0 +1,56 @@
+"""A fitted law as text: every term with its number, unit, error and meaning in 80 columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fitting.forms import get_form
+
+if TYPE_CHECKING:
+    from fitting.pairfit import PairFit, Parameter
+
+LEGEND = (
+    "B batch, n input tokens (v of them visual), m output tokens, t tensor and p",
+    "pipeline parallel; b = ceil(B/p), k = ceil(B/b) micro-batches; H tokens of a",
+    "pass (at least what reading the weights costs); C share of the weights read;",
+    "w bytes of a weight over 2; s = 1 where an all-reduce takes two rounds.",
+)
+
+
+def formula_text(pair: PairFit) -> str:
+    """Return the law of a pair, at most 80 columns wide."""
+    form = get_form(pair.form)
+    n = len(form.coefficients)
+    values = {p.name: p for p in pair.parameters}
+    lines = [f"{pair.model_id} on {pair.hardware}"[:80], _origin(pair), ""]
+    heads = {
+        "prefill": "prefill energy [J] = (k + rho (p - 1)) x (",
+        "decode": "decode energy [J] = (m - 1) (k + rho (p - k)) x (",
+    }
+    for phase, head in heads.items():
+        lines.append(head)
+        for info in form.coefficients:
+            if info.phase == phase:
+                lines.append(_line(values[info.name]))
+        lines.append(")")
+    lines.append("with")
+    lines.extend(_line(p) for p in pair.parameters[n:])
+    lines += ["", *LEGEND]
+    return "\n".join(lines)
+
+
+def _origin(pair: PairFit) -> str:
+    kinds = ", ".join(f"{n} {kind}" for kind, n in pair.provenance.items()) or f"{pair.n_rows}"
+    return f"{pair.form}, {kinds} rows, left-out error {100 * pair.mape:.1f} % (mean)"[:80]
+
+
+def _line(p: Parameter) -> str:
+    """Return one parameter: sign, value, error, unit, symbol."""
+    if p.identifiable:
+        number = f"{p.value:.4g} +- {p.stderr:.1g}"
+    else:
+        number = f"{p.value:.4g} (not identifiable: {p.lo:.2g} to {p.hi:.2g})"
+    unit = f" {p.unit}" if p.unit else ""
+    if p.unit:
+        return f"  + {number}{unit} x {p.symbol}"[:80]
+    return f"  {p.symbol} = {number}"[:80]

@@ -1,0 +1,329 @@
+"""One fitted law: parameters with errors, domain, residuals, of one (model, hardware)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fitting.domain import Domain, domain_of
+from fitting.forms import Form, get_form, n_parameters, phase_slices
+from fitting.rows import Group, fingerprint, has_phases, task_hash
+from fitting.solve import Block, Solution, solve
+from fitting.work import ModelTraits, traits_of, work_of
+from harness.store import FitError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+NEGLIGIBLE = 0.02
+"""A term that is nowhere more than this share of the energy is not identifiable."""
+
+DECADE = 10.0
+"""An interval that spans more than this factor tells nothing but a bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A fitted parameter with its error.
+
+    Attributes
+    ----------
+    name, unit, meaning, symbol
+        What it is; `symbol` is what a coefficient is multiplied with.
+    value
+        Fitted value.
+    stderr
+        Standard error from the covariance at the solution.
+    lo, hi
+        95 % interval, within the bounds of the parameter; `hi` is infinite where no training row
+        has the term (no visual tokens, for example).
+    identifiable
+        False where the rows bound the parameter but do not tell its value.
+    """
+
+    name: str
+    value: float
+    unit: str
+    stderr: float
+    lo: float
+    hi: float
+    identifiable: bool
+    meaning: str
+    symbol: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PairFit:
+    """The law of one (model, hardware).
+
+    Attributes
+    ----------
+    model_id, hardware
+        The pair.
+    form
+        Name of the law.
+    n_rows, n_parameters
+        Training rows, and fitted parameters.
+    parameters
+        Parameters with errors, coefficients first.
+    covariance
+        Covariance of the parameters, shape (n, n).
+    domain
+        Ranges and labels of the training rows.
+    mape, median_ape
+        Relative error of the total energy on the training rows, each as left out.
+    spread
+        Phase (or `total`) -> relative half width that holds 95 % of the left-out residuals.
+    provenance
+        Provenance -> rows.
+    traits
+        Facts of the model that prediction needs.
+    by_phase
+        True if prefill and decode were fitted on their own energies.
+    fingerprint, tasks_hash
+        Hashes of the training rows and of their task ids.
+    notes
+        What a reader should know.
+    """
+
+    model_id: str
+    hardware: str
+    form: str
+    n_rows: int
+    n_parameters: int
+    parameters: list[Parameter]
+    covariance: NDArray[np.float64]
+    domain: Domain
+    mape: float
+    median_ape: float
+    spread: dict[str, float]
+    provenance: dict[str, int]
+    traits: ModelTraits
+    by_phase: bool
+    fingerprint: str
+    tasks_hash: str | None
+    notes: list[str]
+
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        """Coefficients of the law, shape (coefficients,)."""
+        n = len(get_form(self.form).coefficients)
+        return np.array([p.value for p in self.parameters[:n]])
+
+    @property
+    def exponents(self) -> NDArray[np.float64]:
+        """Exponents of the law, shape (exponents,)."""
+        n = len(get_form(self.form).coefficients)
+        return np.array([p.value for p in self.parameters[n:]])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and numbers, exact in JSON."""
+        return {
+            "model_id": self.model_id,
+            "hardware": self.hardware,
+            "form": self.form,
+            "n_rows": self.n_rows,
+            "n_parameters": self.n_parameters,
+            "parameters": [_plain(p) for p in self.parameters],
+            "covariance": self.covariance.tolist(),
+            "domain": self.domain.to_dict(),
+            "mape": self.mape,
+            "median_ape": self.median_ape,
+            "spread": self.spread,
+            "provenance": self.provenance,
+            "traits": asdict(self.traits),
+            "by_phase": self.by_phase,
+            "fingerprint": self.fingerprint,
+            "tasks_hash": self.tasks_hash,
+            "notes": self.notes,
+        }
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> PairFit:
+        """Rebuild from `to_dict`."""
+        fields = dict(data)
+        fields["parameters"] = [
+            Parameter(**{**p, "hi": float("inf") if p["hi"] is None else p["hi"]})
+            for p in data["parameters"]
+        ]
+        fields["covariance"] = np.array(data["covariance"], dtype=np.float64)
+        fields["domain"] = Domain.from_dict(data["domain"])
+        fields["traits"] = ModelTraits(**data["traits"])
+        return PairFit(**fields)
+
+
+def _plain(parameter: Parameter) -> dict[str, Any]:
+    """Return a parameter for JSON, which has no infinity: no upper bound is null."""
+    data = asdict(parameter)
+    if not np.isfinite(parameter.hi):
+        data["hi"] = None
+    return data
+
+
+def fit_pair(group: Group, form: Form) -> PairFit:
+    """Fit a law to the rows of one (model, hardware).
+
+    Prefill and decode are fitted to their own energies where every row has them, to the total
+    otherwise.
+
+    Raises
+    ------
+    FitError
+        If there are fewer rows than parameters.
+    """
+    model_id, hardware, rows = group.model_id, group.hardware, group.rows
+    if len(rows) < n_parameters(form):
+        raise FitError(
+            f"{len(rows)} usable rows are too few for the {n_parameters(form)} parameters of "
+            f"{form.name}.",
+            where=f"{model_id} on {hardware}",
+            fix="Measure more configurations (about 50 serve well), or choose the smaller law: "
+            "form='energylens6', or form='auto' to let the number of rows choose.",
+        )
+    traits = traits_of(rows)
+    work = work_of(
+        rows, np.full(len(rows), traits.idle_expert), np.full(len(rows), traits.hidden_size)
+    )
+    total = rows["total_energy_j"].to_numpy(dtype=np.float64)
+    by_phase = has_phases(rows)
+    blocks, kept = [], []
+    if by_phase:
+        for phase in ("prefill", "decode"):
+            energy = rows[f"{phase}_energy_j"].to_numpy(dtype=np.float64)
+            mask = energy > 0.0
+            blocks.append(Block((phase,), work.take(mask), energy[mask]))
+            kept.append(mask)
+    else:
+        blocks.append(Block(("prefill", "decode"), work, total))
+    solution = solve(form, blocks)
+    left_out = _total_residuals(solution, blocks, kept, total)
+    spread = {"total": _half_width(left_out)}
+    for name, residual in zip(
+        ("prefill", "decode"), solution.leverage_residuals if by_phase else (), strict=False
+    ):
+        spread[name] = _half_width(residual)
+    counts: dict[str, int] = {}
+    if "provenance" in rows.columns:
+        counts = {str(k): int(v) for k, v in rows["provenance"].value_counts().items()}
+    notes = [] if by_phase else ["Fitted on total energies: rows have no phase energies."]
+    return PairFit(
+        model_id=model_id,
+        hardware=hardware,
+        form=form.name,
+        n_rows=len(rows),
+        n_parameters=n_parameters(form),
+        parameters=_parameters(form, solution, len(rows)),
+        covariance=solution.covariance,
+        domain=domain_of(rows),
+        mape=float(np.abs(left_out).mean()),
+        median_ape=float(np.median(np.abs(left_out))),
+        spread=spread,
+        provenance=counts,
+        traits=traits,
+        by_phase=by_phase,
+        fingerprint=fingerprint(group),
+        tasks_hash=task_hash(rows),
+        notes=notes,
+    )
+
+
+def _total_residuals(
+    solution: Solution,
+    blocks: list[Block],
+    kept: list[NDArray[np.bool_]],
+    total: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return left-out relative residuals of the total energy, from those of the phases."""
+    if not kept:
+        return solution.leverage_residuals[0]
+    error = np.zeros(len(total))
+    for block, mask, residual in zip(blocks, kept, solution.leverage_residuals, strict=True):
+        error[mask] += residual * block.energy
+    return error / total
+
+
+def _half_width(residuals: NDArray[np.float64]) -> float:
+    """Return the relative half width that a new row keeps with 95 % chance.
+
+    The ceil(0.95 (n + 1))-th smallest left-out residual (conformal; Vovk et al. 2005); with too
+    few rows for that rank, Student's t times their root mean square.
+    """
+    from scipy.stats import t
+
+    n = len(residuals)
+    if n == 0:
+        return 0.0
+    rank = int(np.ceil(0.95 * (n + 1)))
+    if rank <= n:
+        return float(np.sort(np.abs(residuals))[rank - 1])
+    return float(t.ppf(0.975, max(n - 1, 1)) * np.sqrt(np.mean(residuals**2)))
+
+
+def _parameters(form: Form, solution: Solution, n_rows: int) -> list[Parameter]:
+    """Name the parameters of a solution and judge which the rows identify."""
+    from scipy.stats import t
+
+    width = float(t.ppf(0.975, max(n_rows - n_parameters(form), 1)))
+    errors = np.sqrt(np.maximum(np.diag(solution.covariance), 0.0))
+    result = []
+    for i, info in enumerate(form.coefficients):
+        value, error = float(solution.coefficients[i]), float(errors[i])
+        lo, hi = max(value - width * error, 0.0), value + width * error
+        if not solution.present[i]:
+            hi = float("inf")
+        told = lo > 0.0 and hi <= DECADE * lo and float(solution.shares[i]) >= NEGLIGIBLE
+        result.append(
+            Parameter(info.name, value, info.unit, error, lo, hi, told, info.meaning, info.symbol)
+        )
+    for j, exponent in enumerate(form.exponents):
+        value, error = float(solution.exponents[j]), float(errors[len(form.coefficients) + j])
+        lo = max(value - width * error, exponent.lower)
+        hi = min(value + width * error, exponent.upper)
+        told = error > 0.0 and (hi - lo) < 0.5 * (exponent.upper - exponent.lower)
+        result.append(
+            Parameter(
+                exponent.name,
+                value,
+                exponent.unit,
+                error,
+                lo,
+                hi,
+                told,
+                exponent.meaning,
+                exponent.symbol,
+            )
+        )
+    return result
+
+
+def gradient(
+    pair: PairFit, frame: pd.DataFrame
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """Return energies of both phases and their gradients in the parameters.
+
+    Returns
+    -------
+    energies
+        Phase -> J, shape (rows,).
+    gradients
+        Phase -> d(energy)/d(parameter), shape (rows, parameters).
+    """
+    form = get_form(pair.form)
+    n = len(frame)
+    work = work_of(frame, np.full(n, pair.traits.idle_expert), np.full(n, pair.traits.hidden_size))
+    theta = [float(v) for v in pair.exponents]
+    coefficients = pair.coefficients
+    energies, gradients = {}, {}
+    for phase, part in phase_slices(form).items():
+        matrix = np.zeros((n, pair.n_parameters))
+        matrix[:, part] = np.column_stack(form.columns(work, phase, theta))
+        for j, columns in enumerate(form.slopes(work, phase, theta)):
+            for i, slope in enumerate(columns):
+                if slope is not None:
+                    matrix[:, len(coefficients) + j] += coefficients[part.start + i] * slope
+        energies[phase] = matrix[:, part] @ coefficients[part]
+        gradients[phase] = matrix
+    return energies, gradients

@@ -1,0 +1,105 @@
+"""Predict many rows of many laws at once: integer codes, chunks, no Python a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fitting.forms import get_form, phase_slices
+from fitting.work import Work, work_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from fitting.pairfit import PairFit
+    from harness.store import FitError
+
+CHUNK = 16384
+"""Rows worked on at a time, so that the columns of a chunk stay in the cache."""
+
+
+def codes_of(
+    frame: pd.DataFrame,
+    index: dict[tuple[str, str], int],
+    unknown: Callable[[str, str], FitError],
+) -> NDArray[np.intp]:
+    """Return the position of the law of each row.
+
+    Parameters
+    ----------
+    frame
+        Rows with `model_id` and `hardware`.
+    index
+        (model_id, hardware) -> position.
+    unknown
+        Makes the error for a pair that has no position.
+    """
+    import pandas as pd
+
+    from harness.store import FitError
+
+    for name in ("model_id", "hardware"):
+        if name not in frame.columns:
+            raise FitError(f"The table has no column {name!r}.", where="rows to predict")
+    model_codes, models = pd.factorize(frame["model_id"])
+    hardware_codes, kinds = pd.factorize(frame["hardware"])
+    table = np.full((len(models) + 1, len(kinds) + 1), -1, dtype=np.intp)
+    for i, model in enumerate(models):
+        for j, kind in enumerate(kinds):
+            table[i, j] = index.get((str(model), str(kind)), -1)
+    codes: NDArray[np.intp] = table[model_codes, hardware_codes]
+    bad = np.flatnonzero(codes < 0)
+    if len(bad):
+        row = frame.iloc[int(bad[0])]
+        raise unknown(str(row["model_id"]), str(row["hardware"]))
+    return codes
+
+
+def predict_totals(
+    laws: Sequence[PairFit], frame: pd.DataFrame, codes: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return total_energy_j of each row, J, shape (rows,)."""
+    result = np.zeros(len(frame))
+    if not len(frame):
+        return result
+    idle = np.array([law.traits.idle_expert for law in laws])
+    width = np.array([law.traits.hidden_size for law in laws])
+    work = work_of(frame, idle[codes], width[codes])
+    used = np.unique(codes)
+    for name in sorted({laws[c].form for c in used}):
+        own = np.array([law.form == name for law in laws])
+        rows = None if own[used].all() else np.flatnonzero(own[codes])
+        part = work if rows is None else work.take(rows)
+        energy = _form_totals(name, laws, part, codes if rows is None else codes[rows])
+        if rows is None:
+            return energy
+        result[rows] = energy
+    return result
+
+
+def _form_totals(
+    name: str, laws: Sequence[PairFit], work: Work, codes: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return the totals of rows whose laws all have one form."""
+    form = get_form(name)
+    coefficients = np.zeros((len(form.coefficients), len(laws)))
+    exponents = np.zeros((len(form.exponents), len(laws)))
+    for i, law in enumerate(laws):
+        if law.form == name:
+            coefficients[:, i] = law.coefficients
+            exponents[:, i] = law.exponents
+    result = np.zeros(len(codes))
+    for start in range(0, len(codes), CHUNK):
+        piece = slice(start, start + CHUNK)
+        code = codes[piece]
+        part = work.take(piece)
+        theta = [values[code] for values in exponents]
+        energy = np.zeros(len(code))
+        for phase, own in phase_slices(form).items():
+            for i, column in enumerate(form.columns(part, phase, theta)):
+                energy += coefficients[own.start + i][code] * column
+        result[piece] = energy
+    return result

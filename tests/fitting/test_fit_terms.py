@@ -1,0 +1,180 @@
+"""Every term of the law behaves in its limits as physics says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fitting.forms import get_form, phase_slices
+from fitting.work import traits_of, work_of
+from harness.store import FitError
+
+FORM = get_form("energylens12")
+NAMES = [c.name for c in FORM.coefficients]
+
+
+def column(name, *, rho=0.25, exponent=0.2, idle=0.0, **values):
+    row = {"batch": 8, "input_tokens": 512, "output_tokens": 65, "precision": "bf16", **values}
+    frame = pd.DataFrame([row])
+    work = work_of(frame, np.array([idle]), np.array([4096.0]))
+    phase = next(c.phase for c in FORM.coefficients if c.name == name)
+    i = NAMES.index(name) - phase_slices(FORM)[phase].start
+    return float(FORM.columns(work, phase, [rho, exponent])[i][0])
+
+
+def test_compute_grows_with_tokens_where_they_are_many():
+    few = column("prefill_compute", input_tokens=4096)
+    assert column("prefill_compute", input_tokens=8192) == pytest.approx(2 * few, rel=0.01)
+
+
+def test_compute_is_bounded_below_by_reading_the_weights():
+    one = column("prefill_compute", batch=1, input_tokens=1)
+    two = column("prefill_compute", batch=1, input_tokens=2)
+    assert one == pytest.approx(two, rel=0.01)
+    half = column("prefill_compute", batch=1, input_tokens=1, precision="fp8")
+    assert half == pytest.approx(one / 2, rel=0.01)
+
+
+def test_unused_experts_are_read_but_not_computed():
+    sparse = 1 - 8 / 128
+    few = column("prefill_compute", input_tokens=1024, batch=1, idle=sparse)
+    assert few > 1.2 * column("prefill_compute", input_tokens=1024, batch=1)
+    many = column("prefill_compute", input_tokens=65536, batch=1, idle=sparse)
+    assert many == pytest.approx(column("prefill_compute", input_tokens=65536, batch=1), rel=0.01)
+
+
+def test_sharding_and_sync_vanish_on_one_gpu():
+    assert column("prefill_sharding", tensor_parallel=1) == 0.0
+    assert column("decode_sync", tensor_parallel=1) == 0.0
+    assert column("prefill_sharding", tensor_parallel=2) > 0.0
+    assert column("decode_sync", tensor_parallel=2) > 0.0
+
+
+def test_all_reduce_takes_two_rounds_for_large_messages():
+    small = column("decode_sync", tensor_parallel=8, batch=16)
+    large = column("decode_sync", tensor_parallel=8, batch=64)
+    assert large == pytest.approx(2 * small)
+    assert column("decode_sync", tensor_parallel=2, batch=512) == pytest.approx(
+        column("decode_sync", tensor_parallel=2, batch=1)
+    )
+
+
+def test_attention_is_quadratic_in_the_input():
+    once = column("prefill_attention", input_tokens=1000)
+    assert column("prefill_attention", input_tokens=2000) == pytest.approx(4 * once)
+
+
+def test_encoder_counts_visual_tokens_only():
+    assert column("prefill_encoder") == 0.0
+    once = column("prefill_encoder", visual_tokens=100)
+    assert column("prefill_encoder", visual_tokens=200) == pytest.approx(2 * once)
+
+
+def test_launches_cost_on_every_gpu():
+    for name in ("prefill_launch", "decode_launch"):
+        assert column(name, tensor_parallel=4) == pytest.approx(4 * column(name))
+
+
+def test_weights_are_read_once_a_step_however_many_tokens():
+    assert column("decode_weights", batch=64) == pytest.approx(column("decode_weights", batch=1))
+    assert column("decode_weights", precision="int4") == pytest.approx(column("decode_weights") / 4)
+    assert column("decode_weights", exponent=0.0, tensor_parallel=8) == pytest.approx(
+        column("decode_weights", exponent=0.0)
+    )
+
+
+def test_experts_are_covered_in_the_limit():
+    dense = column("decode_weights", batch=64)
+    one = column("decode_weights", batch=1, idle=1 - 8 / 128)
+    assert one == pytest.approx(dense * 8 / 128)
+    assert column("decode_weights", batch=4096, idle=1 - 8 / 128) == pytest.approx(dense, rel=1e-6)
+
+
+def test_tokens_and_cache_grow_with_the_micro_batch():
+    assert column("decode_tokens", batch=32) == pytest.approx(2 * column("decode_tokens"))
+    assert column("decode_cache", batch=16) == pytest.approx(2 * column("decode_cache"))
+
+
+def test_a_single_request_leaves_stages_waiting():
+    for name in ("decode_weights", "decode_launch"):
+        one = column(name, batch=1)
+        assert column(name, batch=1, pipeline_parallel=8, rho=0.0) == pytest.approx(one)
+        assert column(name, batch=1, pipeline_parallel=8, rho=1.0) == pytest.approx(8 * one)
+
+
+def test_a_full_pipeline_does_not_wait_in_decode():
+    idle = column("decode_launch", batch=64, pipeline_parallel=8, rho=0.0)
+    assert column("decode_launch", batch=64, pipeline_parallel=8, rho=1.0) == pytest.approx(idle)
+    fill = column("prefill_launch", batch=64, pipeline_parallel=8, rho=1.0)
+    assert fill == pytest.approx(
+        15 / 8 * column("prefill_launch", batch=64, pipeline_parallel=8, rho=0.0)
+    )
+
+
+def test_the_waiting_share_of_a_bubble_is_k_plus_rho_p_minus_1():
+    base = column("prefill_launch", batch=3, pipeline_parallel=1, rho=0.3)
+    assert column("prefill_launch", batch=3, pipeline_parallel=4, rho=0.3) == pytest.approx(
+        base * (3 + 0.3 * 3)
+    )
+
+
+def test_replicas_multiply_the_energy_of_their_share():
+    alone = column("decode_weights", batch=4)
+    assert column("decode_weights", batch=8, data_parallel=2) == pytest.approx(2 * alone)
+
+
+@given(
+    rho=st.floats(0.01, 0.99),
+    exponent=st.floats(0.01, 0.79),
+    t=st.sampled_from([1, 2, 4, 8]),
+    p=st.sampled_from([1, 2, 4, 8]),
+    batch=st.integers(1, 128),
+)
+def test_slopes_match_finite_differences(rho, exponent, t, p, batch):
+    frame = pd.DataFrame(
+        [
+            {
+                "batch": batch,
+                "input_tokens": 300,
+                "output_tokens": 9,
+                "tensor_parallel": t,
+                "pipeline_parallel": p,
+            }
+        ]
+    )
+    work = work_of(frame, np.array([0.9]), np.array([4096.0]))
+    for phase in ("prefill", "decode"):
+        slopes = FORM.slopes(work, phase, [rho, exponent])
+        for j in range(2):
+            up, down = [rho, exponent], [rho, exponent]
+            up[j] += 1e-6
+            down[j] -= 1e-6
+            above, below = FORM.columns(work, phase, up), FORM.columns(work, phase, down)
+            for slope, high, low in zip(slopes[j], above, below, strict=True):
+                numeric = (high - low) / 2e-6
+                given_slope = np.zeros(1) if slope is None else slope
+                np.testing.assert_allclose(given_slope, numeric, rtol=1e-4, atol=1e-6)
+
+
+def test_sparsity_is_inferred_without_expert_columns():
+    base = {"family": "moe", "params_total": 30.5e9, "params_active": 3.3e9}
+    inferred = traits_of(pd.DataFrame([base]))
+    exact = traits_of(pd.DataFrame([{**base, "num_experts": 128, "experts_per_token": 8}]))
+    assert exact.idle_expert == pytest.approx(1 - 8 / 128)
+    assert inferred.idle_expert == pytest.approx(exact.idle_expert, abs=0.02)
+    dense = traits_of(pd.DataFrame([{**base, "family": "dense"}]))
+    assert dense.idle_expert == 0.0
+
+
+@pytest.mark.parametrize(
+    "bad", [{"batch": 0}, {"input_tokens": None}, {"precision": "fp3"}, {"output_tokens": 0}]
+)
+def test_rows_without_work_are_refused(bad):
+    frame = pd.DataFrame(
+        [{"batch": 1, "input_tokens": 8, "output_tokens": 8, "precision": "bf16", **bad}]
+    )
+    with pytest.raises(FitError):
+        work_of(frame, np.zeros(1), np.full(1, 4096.0))
