@@ -22,9 +22,10 @@ from harness.fleet.dispatch import Batch, BatchFailure, dispatch
 from harness.fleet.progress import ProgressSink, Quiet
 from harness.fleet.worker import LaunchReport
 from harness.launch import LaunchSpec, Protocol
-from harness.plan import Plan, make_plan
+from harness.plan import Plan, RememberingEstimator, default_estimator, make_plan
 from harness.spec import Sweep, load_sweep
 from harness.store import RunFolder, StoreError
+from harness.store.files import write_atomic
 
 BATCH_TASKS = 96
 """Tasks in a batch of pooled launches: a second or two of work, so that progress is seen."""
@@ -106,11 +107,14 @@ def run_sweep(
     started = time.monotonic()
     sink = progress or Quiet()
     sweep = load_sweep(Path(sweep_path))
-    plan = make_plan(sweep)
-    folder = RunFolder.create(Path(out).absolute(), {})
+    out = Path(out).absolute()
+    memory = RememberingEstimator(default_estimator(sweep.engine), out / "plan.parquet")
+    plan = make_plan(sweep, estimator=memory)
+    folder = RunFolder.create(out, {})
     with folder.lock():
         _refuse_other_sweep(folder, sweep)
         folder.update_manifest(_manifest(sweep, plan))
+        memory.save(write_atomic)
         state = _Run(folder, sink)
         specs = missing_launches(sweep, plan, folder.done_task_ids())
         missing = sum(len(s.workloads) for s in specs)

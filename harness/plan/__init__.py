@@ -11,6 +11,7 @@ from harness.plan.estimator import (
     default_estimator,
 )
 from harness.plan.records import Cost, Launch, Plan, Skip
+from harness.plan.remember import RememberingEstimator
 from harness.plan.roofline import RooflineEstimator
 from harness.plan.twin import TwinEstimator
 from harness.spec.reasons import EXPLANATIONS, SkipReason
@@ -23,6 +24,7 @@ __all__ = [
     "Launch",
     "Plan",
     "Refusal",
+    "RememberingEstimator",
     "RooflineEstimator",
     "Skip",
     "SkipReason",
