@@ -63,7 +63,9 @@ def test_rows_hold_the_projected_truth_within_their_intervals() -> None:
             assert row["provenance"] == "projected"
             assert row["repeats"] == 3
             assert row["window_s"] >= 5.0
-            assert row["total_latency_s"] == pytest.approx(truth.prefill_s + truth.decode_s, rel=0.1)
+            assert row["total_latency_s"] == pytest.approx(
+                truth.prefill_s + truth.decode_s, rel=0.1
+            )
     assert np.mean(hits) >= 0.95
 
 
@@ -94,9 +96,7 @@ def test_a_faulty_sensor_makes_rows_invalid(
 
 
 def test_a_refused_deployment_fails_every_task_by_name() -> None:
-    result = run_launch(
-        spec(deployment=Deployment(hardware="A100-SXM4-80GB", precision="nvfp4"))
-    )
+    result = run_launch(spec(deployment=Deployment(hardware="A100-SXM4-80GB", precision="nvfp4")))
     assert len(result.failures) == len(WORK)
     assert all(row["total_energy_j"] is None for row in result.rows if "total_energy_j" in row)
     assert {row["reasons"][0] for row in result.rows} == {"workload_refused"}
@@ -137,9 +137,7 @@ def test_the_module_runs_a_launch_without_ray(tmp_path: Path) -> None:
     assert 300 < decode < 700
 
 
-def test_a_broken_spec_is_a_clear_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_spec_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RunError, match="cannot read"):
         read_spec(tmp_path / "none.json")
     path = tmp_path / "spec.json"

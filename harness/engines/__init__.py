@@ -37,8 +37,9 @@ def load_engine(name: str, **options: Any) -> Engine:
         module, attribute = _REGISTRY[name].split(":")
     except KeyError:
         raise EngineError(
-            f"unknown engine {name!r}",
-            fix=f"use one of: {', '.join(known_engines())}",
+            f"there is no engine {name!r} to run with",
+            fix=f"run with: {', '.join(known_engines())}; for other engines a sweep can be "
+            "planned (energylens plan), not run",
         ) from None
     engine: Engine = getattr(import_module(module), attribute)(**options)
     return engine

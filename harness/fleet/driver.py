@@ -107,6 +107,7 @@ def run_sweep(
     started = time.monotonic()
     sink = progress or Quiet()
     sweep = load_sweep(Path(sweep_path))
+    isolated = sweep.isolate_launches or load_engine(sweep.engine).isolated
     out = Path(out).absolute()
     memory = RememberingEstimator(default_estimator(sweep.engine), out / "plan.parquet")
     plan = make_plan(sweep, estimator=memory)
@@ -129,7 +130,6 @@ def run_sweep(
         sink.started(len(plan.tasks), already)
         try:
             if specs:
-                isolated = sweep.isolate_launches or load_engine(sweep.engine).isolated
                 state.work(_batches(specs, 1 if isolated else BATCH_TASKS), isolated, workers)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)

@@ -18,9 +18,7 @@ def test_every_request_is_in_exactly_one_micro_batch(batch: int, stages: int) ->
 
 
 @given(batch=st.integers(1, 512), stages=st.integers(1, 16), pass_s=st.floats(1e-3, 10))
-def test_walls_lie_between_one_pass_and_all_of_them(
-    batch: int, stages: int, pass_s: float
-) -> None:
+def test_walls_lie_between_one_pass_and_all_of_them(batch: int, stages: int, pass_s: float) -> None:
     plan = schedule(batch, stages)
     assert pass_s <= plan.prefill_wall_s(pass_s) <= plan.count * pass_s * (1 + 1e-12)
     assert plan.decode_wall_s(pass_s) >= pass_s
