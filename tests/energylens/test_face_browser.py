@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,7 @@ def test_every_control_can_be_reached_and_is_named(page: Page) -> None:
         """[...document.querySelectorAll("h1,h2,h3")].map((h) => Number(h.tagName[1]))"""
     )
     assert levels[0] == 1
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b - a <= 1 for a, b in pairwise(levels))
 
 
 LUMINANCE = """

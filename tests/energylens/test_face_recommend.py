@@ -53,17 +53,23 @@ def same(choice, row) -> bool:
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_the_true_best_is_chosen_and_its_energy_is_within_the_interval(
-    law, table, workload
-) -> None:
+def test_the_true_best_is_chosen_or_one_within_the_regret_bound(law, table, workload) -> None:
     answer = ask(law, table, workload)
     rows = truth(workload)
-    best = rows.loc[rows["energy_j"].idxmin()]
     chosen = rows[[same(answer.best, row) for _, row in rows.iterrows()]].iloc[0]
-    regret = chosen["energy_j"] / best["energy_j"] - 1
+    regret = chosen["energy_j"] / rows["energy_j"].min() - 1
     assert regret <= max(answer.regret_bound, 0.01)
-    assert answer.best.total_energy_lo_j <= chosen["energy_j"] <= answer.best.total_energy_hi_j
-    assert answer.best.total_energy_j == pytest.approx(chosen["energy_j"], rel=0.15)
+    assert answer.best.total_energy_j == pytest.approx(chosen["energy_j"], rel=0.1)
+
+
+def test_the_intervals_hold_the_truth_about_as_often_as_they_say(law, table) -> None:
+    held = []
+    for workload in WORKLOADS:
+        rows = truth(workload)
+        for choice in ask(law, table, workload).candidates:
+            energy = next(row["energy_j"] for _, row in rows.iterrows() if same(choice, row))
+            held.append(choice.total_energy_lo_j <= energy <= choice.total_energy_hi_j)
+    assert np.mean(held) >= 0.9
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)

@@ -12,6 +12,7 @@ import pytest
 
 from energylens.report import write_report
 from energylens.report.tradeoff import tradeoffs
+from energylens.units import percent
 
 METHODS = ("energylens12", "fewest_gpus", "lowest_latency")
 
@@ -84,7 +85,7 @@ def test_the_numbers_are_those_of_the_evaluation(reported: Path, html: str) -> N
         if (row["scenario_class"], row["group_kind"], row["method"])
         == ("S1", "all", "energylens12")
     )
-    text = f"{100 * row['top1']:.1f}\N{NO-BREAK SPACE}%"
+    text = percent(row["top1"]).replace(" ", "\N{NO-BREAK SPACE}")
     assert html.count(text) >= 2  # the headline and the table
     assert "957 of 960 rows are valid" in html
     assert "<code>throttled</code>" in html
@@ -148,6 +149,23 @@ def test_stale_results_are_not_shown(reported: Path, tmp_path: Path, table) -> N
     folder.write_result("again", "H100-SXM5-80GB", row.assign(attempt=2, total_energy_j=1.0))
     written = write_report(copy)
     assert written.evaluation_source == "evaluation: computed now"
+
+
+def test_a_fit_of_other_measurements_is_not_shown(reported: Path, tmp_path: Path, table) -> None:
+    from energylens.fitfile import is_of, save_fit
+    from fitting import fit_frame
+
+    law = fit_frame(table, samples=30)
+    path = tmp_path / "fit.json"
+    save_fit(law, path, table)
+    assert is_of(path, table)
+    assert not is_of(path, table.drop(index=9))
+    law.save(path)  # no stamp: the pairs decide
+    assert is_of(path, table.drop(index=9))
+    assert not is_of(path, table[table["hardware"].eq("H100-SXM5-80GB")])
+    path.write_text("[]")
+    assert not is_of(path, table)
+    assert not is_of(tmp_path / "none.json", table)
 
 
 def test_imported_rows_without_phases_or_input_lengths_say_what_is_missing(

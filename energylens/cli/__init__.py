@@ -1,0 +1,5 @@
+"""The command line `energylens`."""
+
+from energylens.cli.app import app, main
+
+__all__ = ["app", "main"]

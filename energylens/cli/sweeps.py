@@ -1,0 +1,180 @@
+"""`plan`, `run` and `import`: how measurements come to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from energylens.cli.options import JsonOption
+from energylens.cli.output import console, print_json, provenance_line, table
+from energylens.plain import plain
+from energylens.units import count, duration, energy, significant
+
+SweepArgument = Annotated[
+    Path, typer.Argument(metavar="SWEEP", help="A sweep file (YAML).", show_default=False)
+]
+FORMATS = ("mlenergy", "table")
+LONGEST_EXAMPLE = 150
+
+
+def plan(sweep: SweepArgument, as_json: JsonOption = False) -> None:
+    """Show what a sweep would do and cost: tasks, launches, skips, hours, energy."""
+    from harness.plan import make_plan
+
+    planned = make_plan(sweep)
+    if as_json:
+        print_json(planned)
+    else:
+        _print_plan(planned)
+
+
+def _print_plan(planned: Any) -> None:
+    out = console()
+    sweep = planned.sweep
+    out.print(f"[bold]{sweep.name}[/]  engine {sweep.engine}")
+    rows = [
+        (
+            row["hardware"],
+            count(row["tasks"]),
+            count(row["launches"]),
+            count(row["skipped"]),
+            duration(row["hours"] * 3600),
+            significant(row["gpu_hours"]),
+            significant(row["energy_kwh"]),
+        )
+        for row in planned.summary
+    ]
+    rows.append(
+        (
+            "all",
+            count(len(planned.tasks)),
+            count(len(planned.launches)),
+            count(sum(planned.skipped.values())),
+            duration(planned.cost.duration_s),
+            significant(planned.cost.gpu_hours),
+            significant(planned.cost.energy_kwh),
+        )
+    )
+    out.print(
+        table(
+            [("hardware", "<"), "tasks", "launches", "skipped", "time", "GPU-hours", "kWh"],
+            rows,
+            highlight=len(rows) - 1,
+        )
+    )
+    out.print(
+        "[dim]Time, GPU-hours and kWh are projected for real GPUs, one launch after the other.[/]"
+    )
+    if planned.cost.price is not None:
+        out.print(f"Cost at the sweep's prices: {significant(planned.cost.price)}")
+    if planned.skipped:
+        out.print(_skip_table(planned))
+    if planned.excluded:
+        out.print(f"{count(planned.excluded)} configurations were excluded by the sweep itself.")
+
+
+def _skip_table(planned: Any) -> Any:
+    rows = []
+    for reason, number in planned.skipped.items():
+        example = next(skip for skip in planned.skips if skip.reason.value == reason)
+        where = f"{example.model_id} on {example.hardware}, {example.deployment}"
+        text = f"{where}: {example.detail}"
+        short = text if len(text) <= LONGEST_EXAMPLE else f"{text[:LONGEST_EXAMPLE]} ..."
+        rows.append((count(number), reason.replace("_", " "), short))
+    return table(
+        ["skipped", ("reason", "<"), ("for example", "<")], rows, title="Not measured, and why"
+    )
+
+
+def run(
+    sweep: SweepArgument,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Run folder.", show_default=False)
+    ],
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on this machine; default: all.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Do a sweep on local Ray, or on the cluster of RAY_ADDRESS; resumes by itself."""
+    from energylens.cli.progress import make_progress
+    from harness.fleet import run_sweep
+
+    summary = run_sweep(sweep, out, progress=make_progress(quiet=as_json), workers=workers)
+    if as_json:
+        print_json(summary)
+    else:
+        _print_run(summary)
+
+
+def _print_run(summary: Any) -> None:
+    out = console()
+    rate = summary.done / summary.seconds if summary.seconds > 0 else None
+    failed = f", [red]{count(summary.failed)} failed[/]" if summary.failed else ""
+    out.print(
+        f"[bold]{count(summary.done)} tasks done{failed}[/] in {duration(summary.seconds)}"
+        f" ({significant(rate)} tasks/s), {count(summary.already_done)} done before,"
+        f" {count(summary.planned)} planned"
+    )
+    out.print(f"energy of one run of each task: {energy(summary.energy_j)}")
+    if summary.flagged:
+        out.print(
+            table(
+                [("flagged because", "<"), "rows"],
+                [(code, count(rows)) for code, rows in summary.flagged.items()],
+            )
+        )
+    out.print(f"Written: {summary.folder}", markup=False)
+
+
+def import_(
+    data_format: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="mlenergy or table.", show_default=False)
+    ],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The data.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Run folder.", show_default=False)
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Bring other people's measurements into a run folder.
+
+    mlenergy: the JSON files that the ML.ENERGY benchmark publishes. table: the
+    measurement table as CSV or Parquet (see docs).
+    """
+    from harness.errors import ImportDataError
+    from harness.importers import import_data
+
+    if data_format not in FORMATS:
+        raise ImportDataError(
+            f"unknown format {data_format!r}", where="FORMAT", fix=f"one of {', '.join(FORMATS)}"
+        )
+    summary = import_data(data_format, path, out)
+    if as_json:
+        print_json(summary)
+    else:
+        _print_import(plain(summary), out)
+
+
+def _print_import(summary: dict[str, Any], folder: Path) -> None:
+    out = console()
+    out.print(provenance_line(["imported"]))
+    rows = [
+        (name.replace("_", " "), _short(value))
+        for name, value in summary.items()
+        if value not in (None, [], {}, "")
+    ]
+    out.print(table([("import", "<"), ("", "<")], rows))
+    out.print(f"Written: {folder}", markup=False)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_short(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        shown = ", ".join(str(item) for item in value[:6])
+        return shown + (f" and {len(value) - 6} more" if len(value) > 6 else "")
+    return count(value) if isinstance(value, int) else str(value)
