@@ -12,28 +12,28 @@ the test part, by a law fitted on train and validation.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
+from calibrate_twin_power_rows import (
+    DEFAULT_DATA,
+    SHORTEST_MS,
+    Floats,
+    Rows,
+    error_summary,
+    floors,
+    law_rows,
+    load_operators,
+    relative_errors,
+)
+from calibrate_twin_power_state import CLOSENESS, fit_state_law, state_transfer_error
 
-from harness.catalog import load_hardware
-from harness.engines.twin.power import DRIVERS, LAW_FILE, KindLaw, Use, law_name, peak_flops
-from harness.engines.twin.work import TABLE_SHAPE_COLUMNS, work_of_table
+from harness.engines.twin.power import DRIVERS, LAW_FILE, KindLaw, StateLaw
 
-Floats = npt.NDArray[np.float64]
-
-DEFAULT_DATA = Path("../shared/data/aiconfigurator_ops")
-SHORTEST_MS = 0.05
-"""Shorter kernels are left out: two frameworks' power of one GEMM differs by 30-40 % there."""
-
-HARDWARE = {"H200_SXM": "H200-SXM5-141GB", "B200_SXM": "B200-SXM6-180GB"}
 LAW_DRIVERS: dict[str, tuple[str, ...]] = {
     "gemm": ("rows", "fill"),
     "moe": ("rows", "fill"),
@@ -44,116 +44,11 @@ LAW_DRIVERS: dict[str, tuple[str, ...]] = {
     "mla_generation": ("rows", "fill", "bytes"),
     "mla_context_module": ("latency", "sequences", "bytes"),
     "mla_generation_module": ("blocks",),
-    "conv1d": ("sequences", "blocks", "bytes"),
-    "scan": ("sequences",),
 }
 """Drivers of each law, chosen on the validation part (docs/twin.md says what was tried)."""
 
-
-MEMORY_ONLY = frozenset({"conv1d", "generation_attention"})
-"""Laws without a compute term: FLOPs are a fixed multiple of bytes there, or far too few."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of one law, ready to fit; arrays of shape (n,)."""
-
-    use: Use
-    u_compute: Floats
-    u_memory: Floats
-    floor_w: Floats
-    limit_w: Floats
-    power_w: Floats
-    hardware: npt.NDArray[np.str_]
-    key: npt.NDArray[np.str_]
-    split: npt.NDArray[np.str_]
-    operator: npt.NDArray[np.str_]
-
-    def take(self, mask: npt.NDArray[np.bool_]) -> Rows:
-        """Keep the rows of a mask."""
-        parts = {
-            name: getattr(self, name)[mask] for name in self.__dataclass_fields__ if name != "use"
-        }
-        use = Use(*(getattr(self.use, field)[mask] for field in Use.__slots__))
-        return Rows(use=use, **parts)
-
-
-def shape_split(frame: pd.DataFrame) -> npt.NDArray[np.str_]:
-    """Train, validation or test by a hash of operator and shape (not of GPU, format, latency)."""
-    texts = [
-        ["" if value is pd.NA else str(value) for value in frame[name].tolist()]
-        for name in ("op", *TABLE_SHAPE_COLUMNS)
-    ]
-    keys = ["|".join(parts) for parts in zip(*texts, strict=True)]
-    tenths = np.array([int(hashlib.sha256(k.encode()).hexdigest()[:8], 16) % 10 for k in keys])
-    return np.select([tenths < 6, tenths < 8], ["train", "validation"], "test")
-
-
-def load_operators(folder: Path) -> pd.DataFrame:
-    """Read ops.parquet with canonical GPU names, the split, and without the short kernels."""
-    frame = pd.read_parquet(folder / "ops.parquet")
-    frame["hardware"] = frame["hardware"].map(HARDWARE)
-    frame["split"] = shape_split(frame)
-    return frame
-
-
-def floors(frame: pd.DataFrame) -> dict[str, float]:
-    """Lowest power under a running kernel by GPU: the 0.1st percentile of all training rows."""
-    train = frame[frame["split"] == "train"]
-    quantiles = train.groupby("hardware")["power_w"].quantile(0.001)
-    return {str(name): round(float(value), 1) for name, value in quantiles.items()}
-
-
-def law_rows(frame: pd.DataFrame, floors_w: Mapping[str, float]) -> dict[str, Rows]:
-    """Work, utilisation and power of every long enough row, by law."""
-    frame = frame[frame["latency_ms"] > SHORTEST_MS]
-    collected: dict[str, list[Rows]] = {}
-    for op, group in frame.groupby("op", sort=True):
-        work = work_of_table(group, str(op))
-        latency = group["latency_ms"].to_numpy(np.float64) / 1e3
-        hardware = group["hardware"].to_numpy(str)
-        facts = [load_hardware(name) for name in hardware]
-        peaks = [peak_flops(h, p) for h, p in zip(facts, work.precision, strict=True)]
-        use = Use(
-            latency,
-            work.rows,
-            work.blocks,
-            work.bytes,
-            work.flops,
-            work.head_dim,
-            work.window,
-            work.skew,
-            work.sequences,
-        )
-        columns = zip(hardware, group["framework"], work.number_format, work.variant, strict=True)
-        rows = Rows(
-            use=use,
-            u_compute=work.flops / latency / np.array(peaks),
-            u_memory=work.bytes
-            / latency
-            / np.array([h.memory_bandwidth_bytes_per_s for h in facts]),
-            floor_w=np.array([floors_w[h] for h in hardware]),
-            limit_w=group["power_limit_w"].to_numpy(np.float64),
-            power_w=group["power_w"].to_numpy(np.float64),
-            hardware=hardware,
-            key=np.array(["|".join(map(str, c)) for c in columns]),
-            split=group["split"].to_numpy(str),
-            operator=np.full(len(group), str(op)),
-        )
-        names = np.array([law_name(str(op), v) for v in work.variant])
-        for name in np.unique(names):
-            collected.setdefault(str(name), []).append(rows.take(names == name))
-    return {name: _join(parts) for name, parts in collected.items()}
-
-
-def _join(parts: Sequence[Rows]) -> Rows:
-    use = Use(*(np.concatenate([getattr(p.use, f) for p in parts]) for f in Use.__slots__))
-    rest = {
-        name: np.concatenate([getattr(p, name) for p in parts])
-        for name in Rows.__dataclass_fields__
-        if name != "use"
-    }
-    return Rows(use=use, **rest)
+MEMORY_ONLY = frozenset({"generation_attention"})
+"""Laws without a compute term: too few FLOPs."""
 
 
 _FIRST = 6  # sharpness, base, compute, its exponent, memory, its exponent
@@ -216,50 +111,36 @@ def fit_law(rows: Rows, drivers: Sequence[str], *, memory_only: bool = False) ->
 
 
 def _power(law: KindLaw, rows: Rows, scale: Floats, gap_s: Floats) -> Floats:
-    share = law.share(rows.u_compute, rows.u_memory, rows.use, scale)
+    share = law.settled_share(rows.use, scale)
     duty = rows.use.latency_s / (rows.use.latency_s + gap_s)
     return rows.floor_w + (rows.limit_w - rows.floor_w) * duty * share
 
 
-def predict(law: KindLaw, rows: Rows) -> Floats:
-    """Power of each row as the tables would read it, W, shape (n,)."""
-    found = {key: law.scale_and_gap(key) for key in set(rows.key.tolist())}
-    scale, gap = np.array([found[key] for key in rows.key]).T
-    return _power(law, rows, scale, gap)
+def fit_named(rows: Rows, name: str) -> KindLaw | StateLaw:
+    """Fit the law of that name, with the structure that was chosen for it."""
+    if name in CLOSENESS:
+        return fit_state_law(rows, name)
+    return fit_law(rows, LAW_DRIVERS[name], memory_only=name in MEMORY_ONLY)
 
 
-def relative_errors(law: KindLaw, rows: Rows) -> Floats:
-    """|predicted / measured - 1| of each row."""
-    return np.abs(predict(law, rows) / rows.power_w - 1.0)
-
-
-def transfer_error(
-    rows: Rows, drivers: Sequence[str], *, memory_only: bool = False
-) -> float | None:
+def transfer_error(rows: Rows, name: str) -> float | None:
     """Median error on one GPU type of a law fitted on the other, the worse of both directions."""
+    if name in CLOSENESS:
+        return state_transfer_error(rows, name)
     names = sorted(set(rows.hardware.tolist()))
     if len(names) < 2:
         return None
     worst = 0.0
-    for name in names:
-        law = fit_law(rows.take(rows.hardware != name), drivers, memory_only=memory_only)
-        worst = max(worst, float(np.median(relative_errors(law, rows.take(rows.hardware == name)))))
+    for hardware in names:
+        law = fit_named(rows.take(rows.hardware != hardware), name)
+        asked = rows.take(rows.hardware == hardware)
+        worst = max(worst, float(np.median(relative_errors(law, asked))))
     return worst
 
 
-def error_summary(law: KindLaw, rows: Rows) -> dict[str, dict[str, float]]:
-    """Median and 68th percentile of the relative error by GPU, and the number of rows."""
-    errors = relative_errors(law, rows)
-    summary = {}
-    for name in sorted(set(rows.hardware.tolist())):
-        part = errors[rows.hardware == name]
-        summary[name] = {
-            "median": float(np.median(part)),
-            "p68": float(np.quantile(part, 0.68)),
-            "mean": float(part.mean()),
-            "rows": float(part.size),
-        }
-    return summary
+def entry_of(law: KindLaw | StateLaw) -> dict[str, Any]:
+    """Coefficients of a law as the file holds them."""
+    return {key: value for key, value in asdict(law).items() if not key.startswith("_")}
 
 
 def calibrate(folder: Path) -> dict[str, Any]:
@@ -269,14 +150,13 @@ def calibrate(folder: Path) -> dict[str, Any]:
     tables = law_rows(frame, floors_w)
     laws: dict[str, Any] = {}
     shares = []
-    for name, drivers in LAW_DRIVERS.items():
+    for name in (*LAW_DRIVERS, *CLOSENESS):
         rows = tables[name]
         fitted = rows.take(rows.split != "test")
-        law = fit_law(fitted, drivers, memory_only=name in MEMORY_ONLY)
-        entry = {field: getattr(law, field) for field in KindLaw.__slots__}
-        entry["domain"] = {key: list(value) for key, value in law.domain.items()}
+        law = fit_named(fitted, name)
+        entry = entry_of(law)
         entry["errors"] = error_summary(law, rows.take(rows.split == "test"))
-        entry["transfer_error"] = transfer_error(fitted, drivers, memory_only=name in MEMORY_ONLY)
+        entry["transfer_error"] = transfer_error(fitted, name)
         laws[name] = entry
         shares.append((fitted.power_w - fitted.floor_w) / (fitted.limit_w - fitted.floor_w))
     document = {
@@ -329,10 +209,27 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 def print_tables(document: Mapping[str, Any]) -> None:
     """Print coefficients, scales and gaps as the Markdown tables of docs/twin.md."""
+    laws = document["laws"]
+    kinds = {name: entry for name, entry in laws.items() if "kernels" not in entry}
+    _print_kinds(kinds)
+    _print_kernels({name: entry for name, entry in laws.items() if "kernels" in entry})
+    print("\n| law | GPU, framework, format | S | G, us |\n|---|---|---|---|")
+    for name, entry in kinds.items():
+        for key, scale in entry["scales"].items():
+            print(f"| {name} | {_label(key)} | {scale:.2f} | {entry['gaps_s'][key] * 1e6:.0f} |")
+
+
+def _label(key: str) -> str:
+    return ", ".join(part for part in key.split("|") if part)
+
+
+def _share_text(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def _print_kinds(laws: Mapping[str, Any]) -> None:
     print("| law | k0 | kc | a | km | b | q | drivers g | other GPU |\n" + "|---" * 9 + "|")
-    for name, entry in document["laws"].items():
-        drivers = ", ".join(f"{key} {value:+.2f}" for key, value in entry["drivers"].items())
-        carried = entry["transfer_error"]
+    for name, entry in laws.items():
         compute = entry["compute"]
         cells = [
             f"{entry['base']:.3g}",
@@ -341,15 +238,23 @@ def print_tables(document: Mapping[str, Any]) -> None:
             f"{entry['memory']:.3g}",
             f"{entry['memory_exponent']:.2f}",
             f"{entry['sharpness']:.1f}",
-            drivers,
-            "" if carried is None else f"{carried:.0%}",
+            ", ".join(f"{key} {value:+.2f}" for key, value in entry["drivers"].items()),
+            _share_text(entry["transfer_error"]),
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    print("\n| law | GPU, framework, format, kernel | S | G, us |\n|---|---|---|---|")
-    for name, entry in document["laws"].items():
-        for key, scale in entry["scales"].items():
-            label = ", ".join(part for part in key.split("|") if part)
-            print(f"| {name} | {label} | {scale:.2f} | {entry['gaps_s'][key] * 1e6:.0f} |")
+
+
+def _print_kernels(laws: Mapping[str, Any]) -> None:
+    columns = "e | c | Y | gb | gl | gh | gt | L0 | N | m | ct | ch | G, us | w1 | w2"
+    print(f"\n| law | GPU, framework, kind | {columns} | other GPU |")
+    print("|---" * 18 + "|")
+    for name, entry in laws.items():
+        for key, kernel in entry["kernels"].items():
+            values = {**kernel, "gap_s": kernel["gap_s"] * 1e6}
+            cells = " | ".join(f"{value:.2g}" for value in values.values())
+            carried = _share_text(entry["transfer_error"])
+            label = _label(key.replace("|bfloat16", ""))
+            print(f"| {name} | {label} | {cells} | {carried} |")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ MANY = 1_000_000
 
 def synthetic() -> pd.DataFrame:
     """Return rows of one pair that follow energylens12 with 2 % noise on each phase."""
-    from fitting.forms import get_form, phase_slices
-    from fitting.work import work_of
+    from fitting.forms import get_form, phase_parts
+    from fitting.traits import ModelTraits
 
     grid = itertools.product((1, 4, 16, 64), (128, 512, 2048), (32, 256), (1, 2, 4, 8), (1, 2, 4))
     names = [
@@ -35,9 +35,9 @@ def synthetic() -> pd.DataFrame:
         model_id="synthetic/8B", hardware="H100-SXM5-80GB", precision="bf16"
     )
     form, rng = get_form("energylens12"), np.random.default_rng(0)
-    work = work_of(frame, np.zeros(len(frame)), np.full(len(frame), 4096.0))
-    values = np.array([0.014, 0.004, 6e-7, 2.0, 0.0, 4.0, 0.3, 4e-5, 0.5, 0.8])
-    for phase, part in phase_slices(form).items():
+    work = ModelTraits().work_of(frame)
+    values = np.array([0.014, 0.004, 2.0, 4.0, 0.3, 0.5, 0.8, 4e-4])
+    for phase, part in phase_parts(form).items():
         energy = np.column_stack(form.columns(work, phase, [0.22, 0.1])) @ values[part]
         frame[f"{phase}_energy_j"] = energy * np.exp(0.02 * rng.standard_normal(len(frame)))
     frame["total_energy_j"] = frame["prefill_energy_j"] + frame["decode_energy_j"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Print one table a scenario class, then S1 by GPU count, family and modality."""
+    """Print one table a scenario class, then S1 by GPU count, family, modality and GPU type."""
     from fitting import evaluate
     from harness.store import read_measurements
 
@@ -39,7 +39,9 @@ def main() -> None:
             print(_line(str(row["method"]), row))
     law = scores[(scores["scenario_class"] == "S1") & scores["method"].str.startswith("energyl")]
     print(f"\nS1, the law by group\n{head}")
-    for _, row in law[law["group_kind"].isin(["num_gpus", "family", "modality"])].iterrows():
+    for _, row in law[
+        law["group_kind"].isin(["num_gpus", "family", "modality", "hardware"])
+    ].iterrows():
         print(_line(f"{row['group_kind']}={row['group']}", row))
     print()
     for note in found.notes:

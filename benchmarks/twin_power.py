@@ -17,12 +17,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from calibrate_twin_power import (
+from calibrate_twin_power import fit_named
+from calibrate_twin_power_rows import (
     DEFAULT_DATA,
-    LAW_DRIVERS,
-    MEMORY_ONLY,
     SHORTEST_MS,
-    fit_law,
     floors,
     law_rows,
     load_operators,
@@ -71,7 +69,7 @@ def law_errors(
     parts = []
     for name, rows in law_rows(frame, floors_w).items():
         known: npt.NDArray[np.bool_] = np.isin(rows.split, fitted)
-        law = fit_law(rows.take(known), LAW_DRIVERS[name], memory_only=name in MEMORY_ONLY)
+        law = fit_named(rows.take(known), name)
         asked = rows.take(rows.split == held)
         parts.append(
             pd.DataFrame(

@@ -142,7 +142,8 @@ def evaluate(
     import pandas as pd
 
     scores = pd.DataFrame(records, columns=list(SCORE_COLUMNS))
-    return Evaluation(scores, scored.predictions(), notes + rule_notes(scores))
+    notes += gpu_count_notes(scores) + rule_notes(scores)
+    return Evaluation(scores, scored.predictions(), notes)
 
 
 class _Scored:
@@ -268,6 +269,22 @@ def summary(choices: Sequence[Choice], picked: NDArray[np.bool_]) -> dict[str, f
         "mean_regret": float(regret.mean()),
         "max_regret": float(regret.max()),
     }
+
+
+def gpu_count_notes(scores: pd.DataFrame) -> list[str]:
+    """Say what the law's S1 scores are if every GPU count weighs the same."""
+    part = scores[(scores["scenario_class"] == "S1") & (scores["group_kind"] == "num_gpus")]
+    part = part[part["method"].isin(LAWS)]
+    notes = []
+    for (method, budget), rows in part.groupby(["method", "samples"], sort=True):
+        if rows["scenarios"].nunique() > 1:
+            counts = ", ".join(rows["group"])
+            top1, regret = 100 * rows["top1"].mean(), 100 * rows["mean_regret"].mean()
+            notes.append(
+                f"S1, mean over GPU counts ({counts}), {method} at {budget} samples: Top-1 "
+                f"{top1:.1f} %, regret {regret:.2f} %."
+            )
+    return notes
 
 
 def rule_notes(scores: pd.DataFrame) -> list[str]:

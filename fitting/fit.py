@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitting.domain import distance
-from fitting.forms import Form, get_form, n_parameters
+from fitting.forms import Form, get_form
 from fitting.formula import formula_text
 from fitting.pairfit import PairFit, fit_pair, gradient
 from fitting.predict import codes_of, predict_totals
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-FIT_VERSION = 1
+FIT_VERSION = 2
 """Version of the FIT file; it grows when a field changes its meaning."""
 
 WIDENING = 0.5
@@ -262,7 +262,7 @@ def fit_frame(
 def _largest(n_rows: int) -> Form:
     """Return the largest law that so many rows carry, with two rows a parameter to spare."""
     full = get_form("energylens12")
-    return full if n_rows >= 2 * n_parameters(full) else get_form(SMALLER)
+    return full if n_rows >= 2 * full.most_parameters else get_form(SMALLER)
 
 
 def load_fit(path: str | Path) -> Fit:

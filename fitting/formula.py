@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fitting.forms import get_form
+from fitting.forms.energylens12 import REDUCED
 
 if TYPE_CHECKING:
     from fitting.pairfit import PairFit, Parameter
 
 LEGEND = (
     "B batch, n input tokens (v of them visual), m output tokens, t tensor and p",
-    "pipeline parallel; b = ceil(B/p), k = ceil(B/b) micro-batches; H tokens of a",
-    "pass (at least what reading the weights costs); C share of the weights read;",
-    "w bytes of a weight over 2; s = 1 where an all-reduce takes two rounds.",
+    "pipeline parallel; b = ceil(B/p), k = ceil(B/b) micro-batches; T tokens of a",
+    "pass: b n in prefill, b in decode; H those of prefill with attention, at least",
+    "what reading the weights costs; w bytes of a weight over 2; C share of the",
+    "weights read; K cache read over all weights; s = 1 where an all-reduce takes",
+    "two rounds.",
+)
+
+
+REDUCED_LEGEND = (
+    "q = 1 where weights have less than 16 bits, else 0; there f also multiplies",
+    "the costs in H; with 16 bits f is 1.",
 )
 
 
 def formula_text(pair: PairFit) -> str:
     """Return the law of a pair, at most 80 columns wide."""
-    form = get_form(pair.form)
+    form = pair.law
     n = len(form.coefficients)
     values = {p.name: p for p in pair.parameters}
+    mixed = REDUCED in values
     lines = [f"{pair.model_id} on {pair.hardware}"[:80], _origin(pair), ""]
     heads = {
         "prefill": "prefill energy [J] = (k + rho (p - 1)) x (",
@@ -30,12 +39,12 @@ def formula_text(pair: PairFit) -> str:
     for phase, head in heads.items():
         lines.append(head)
         for info in form.coefficients:
-            if info.phase == phase:
-                lines.append(_line(values[info.name]))
+            if info.phase in (phase, "both"):
+                lines.append(_line(values[info.name], mixed="f w" if mixed else "w"))
         lines.append(")")
     lines.append("with")
     lines.extend(_line(p) for p in pair.parameters[n:])
-    lines += ["", *LEGEND]
+    lines += ["", *LEGEND, *(REDUCED_LEGEND if mixed else ())]
     return "\n".join(lines)
 
 
@@ -44,7 +53,7 @@ def _origin(pair: PairFit) -> str:
     return f"{pair.form}, {kinds} rows, left-out error {100 * pair.mape:.1f} % (mean)"[:80]
 
 
-def _line(p: Parameter) -> str:
+def _line(p: Parameter, mixed: str = "w") -> str:
     """Return one parameter: sign, value, error, unit, symbol."""
     if p.identifiable:
         number = f"{p.value:.4g} +- {p.stderr:.1g}"
@@ -52,5 +61,5 @@ def _line(p: Parameter) -> str:
         number = f"{p.value:.4g} (not identifiable: {p.lo:.2g} to {p.hi:.2g})"
     unit = f" {p.unit}" if p.unit else ""
     if p.unit:
-        return f"  + {number}{unit} x {p.symbol}"[:80]
+        return f"  + {number}{unit} x {p.symbol.replace('f w', mixed)}"[:80]
     return f"  {p.symbol} = {number}"[:80]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fitting.baselines import LEARNERS, RULES, learn, wilkins
-from fitting.forms import FORMS, get_form, n_parameters
+from fitting.forms import FORMS, get_form
 from fitting.pairfit import fit_pair
 from fitting.predict import predict_totals
 from fitting.rows import Group, sample_order
@@ -103,7 +103,7 @@ def _fit_predict(
     if method not in FORMS:
         raise FitError(f"Unknown method {method!r}.")
     form, note = get_form(method), ""
-    if len(train.rows) < n_parameters(form):
+    if len(train.rows) < form.most_parameters:
         form = get_form("energylens6")
         note = (
             f"{group.model_id} on {group.hardware}: {len(train.rows)} rows, "

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitting.domain import Domain, domain_of
-from fitting.forms import Form, get_form, n_parameters, phase_slices
+from fitting.forms import PHASES, Form, get_form, n_parameters, phase_parts
+from fitting.residuals import half_width, row_weights, total_residuals
 from fitting.rows import Group, fingerprint, has_phases, task_hash
 from fitting.solve import Block, Solution, solve
-from fitting.work import ModelTraits, traits_of, work_of
+from fitting.traits import ModelTraits, traits_of
 from harness.store import FitError
 
 if TYPE_CHECKING:
@@ -108,16 +109,19 @@ class PairFit:
     notes: list[str]
 
     @property
+    def law(self) -> Form:
+        """The law, with the terms that were fitted to this pair."""
+        return get_form(self.form).with_terms([p.name for p in self.parameters])
+
+    @property
     def coefficients(self) -> NDArray[np.float64]:
         """Coefficients of the law, shape (coefficients,)."""
-        n = len(get_form(self.form).coefficients)
-        return np.array([p.value for p in self.parameters[:n]])
+        return np.array([p.value for p in self.parameters[: len(self.law.coefficients)]])
 
     @property
     def exponents(self) -> NDArray[np.float64]:
         """Exponents of the law, shape (exponents,)."""
-        n = len(get_form(self.form).coefficients)
-        return np.array([p.value for p in self.parameters[n:]])
+        return np.array([p.value for p in self.parameters[len(self.law.coefficients) :]])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers, exact in JSON."""
@@ -175,36 +179,37 @@ def fit_pair(group: Group, form: Form) -> PairFit:
         If there are fewer rows than parameters.
     """
     model_id, hardware, rows = group.model_id, group.hardware, group.rows
-    if len(rows) < n_parameters(form):
+    if len(rows) < form.most_parameters:
         raise FitError(
-            f"{len(rows)} usable rows are too few for the {n_parameters(form)} parameters of "
+            f"{len(rows)} usable rows are too few for the {form.most_parameters} parameters of "
             f"{form.name}.",
             where=f"{model_id} on {hardware}",
             fix="Measure more configurations (about 50 serve well), or choose the smaller law: "
             "form='energylens6', or form='auto' to let the number of rows choose.",
         )
     traits = traits_of(rows)
-    work = work_of(
-        rows, np.full(len(rows), traits.idle_expert), np.full(len(rows), traits.hidden_size)
-    )
+    work = traits.work_of(rows)
+    form = form.suited(work)
     total = rows["total_energy_j"].to_numpy(dtype=np.float64)
     by_phase = has_phases(rows)
     blocks, kept = [], []
     if by_phase:
-        for phase in ("prefill", "decode"):
+        for phase in PHASES:
             energy = rows[f"{phase}_energy_j"].to_numpy(dtype=np.float64)
             mask = energy > 0.0
-            blocks.append(Block((phase,), work.take(mask), energy[mask]))
+            weight = row_weights(rows, phase, energy, total)[mask]
+            blocks.append(Block((phase,), work.take(mask), energy[mask], weight))
             kept.append(mask)
     else:
-        blocks.append(Block(("prefill", "decode"), work, total))
+        weight = row_weights(rows, "total", total, total)
+        blocks.append(Block(("prefill", "decode"), work, total, weight))
     solution = solve(form, blocks)
-    left_out = _total_residuals(solution, blocks, kept, total)
-    spread = {"total": _half_width(left_out)}
-    for name, residual in zip(
-        ("prefill", "decode"), solution.leverage_residuals if by_phase else (), strict=False
-    ):
-        spread[name] = _half_width(residual)
+    left_out = total_residuals(solution.leverage_residuals, blocks, kept, total)
+    scatter = total_residuals(solution.scatter_residuals, blocks, kept, total)
+    spread = {"total": half_width(scatter)}
+    if by_phase:
+        for name, residual in zip(PHASES, solution.scatter_residuals, strict=True):
+            spread[name] = half_width(residual)
     counts: dict[str, int] = {}
     if "provenance" in rows.columns:
         counts = {str(k): int(v) for k, v in rows["provenance"].value_counts().items()}
@@ -228,38 +233,6 @@ def fit_pair(group: Group, form: Form) -> PairFit:
         tasks_hash=task_hash(rows),
         notes=notes,
     )
-
-
-def _total_residuals(
-    solution: Solution,
-    blocks: list[Block],
-    kept: list[NDArray[np.bool_]],
-    total: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return left-out relative residuals of the total energy, from those of the phases."""
-    if not kept:
-        return solution.leverage_residuals[0]
-    error = np.zeros(len(total))
-    for block, mask, residual in zip(blocks, kept, solution.leverage_residuals, strict=True):
-        error[mask] += residual * block.energy
-    return error / total
-
-
-def _half_width(residuals: NDArray[np.float64]) -> float:
-    """Return the relative half width that a new row keeps with 95 % chance.
-
-    The ceil(0.95 (n + 1))-th smallest left-out residual (conformal; Vovk et al. 2005); with too
-    few rows for that rank, Student's t times their root mean square.
-    """
-    from scipy.stats import t
-
-    n = len(residuals)
-    if n == 0:
-        return 0.0
-    rank = int(np.ceil(0.95 * (n + 1)))
-    if rank <= n:
-        return float(np.sort(np.abs(residuals))[rank - 1])
-    return float(t.ppf(0.975, max(n - 1, 1)) * np.sqrt(np.mean(residuals**2)))
 
 
 def _parameters(form: Form, solution: Solution, n_rows: int) -> list[Parameter]:
@@ -311,19 +284,17 @@ def gradient(
     gradients
         Phase -> d(energy)/d(parameter), shape (rows, parameters).
     """
-    form = get_form(pair.form)
-    n = len(frame)
-    work = work_of(frame, np.full(n, pair.traits.idle_expert), np.full(n, pair.traits.hidden_size))
+    form, n, work = pair.law, len(frame), pair.traits.work_of(frame)
     theta = [float(v) for v in pair.exponents]
     coefficients = pair.coefficients
     energies, gradients = {}, {}
-    for phase, part in phase_slices(form).items():
+    for phase, part in phase_parts(form).items():
         matrix = np.zeros((n, pair.n_parameters))
         matrix[:, part] = np.column_stack(form.columns(work, phase, theta))
         for j, columns in enumerate(form.slopes(work, phase, theta)):
             for i, slope in enumerate(columns):
                 if slope is not None:
-                    matrix[:, len(coefficients) + j] += coefficients[part.start + i] * slope
+                    matrix[:, len(coefficients) + j] += coefficients[part[i]] * slope
         energies[phase] = matrix[:, part] @ coefficients[part]
         gradients[phase] = matrix
     return energies, gradients

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fitting.forms import get_form, phase_slices
+from fitting.forms import Form, phase_parts
 from fitting.work import Work, work_of
 
 if TYPE_CHECKING:
@@ -67,13 +67,16 @@ def predict_totals(
         return result
     idle = np.array([law.traits.idle_expert for law in laws])
     width = np.array([law.traits.hidden_size for law in laws])
-    work = work_of(frame, idle[codes], width[codes])
+    cache = np.array([law.traits.cache_share for law in laws])
+    work = work_of(frame, idle[codes], width[codes], cache[codes])
     used = np.unique(codes)
-    for name in sorted({laws[c].form for c in used}):
-        own = np.array([law.form == name for law in laws])
+    forms = [law.law for law in laws]
+    for form in dict.fromkeys(forms[c] for c in used):
+        own = np.array([other == form for other in forms])
         rows = None if own[used].all() else np.flatnonzero(own[codes])
         part = work if rows is None else work.take(rows)
-        energy = _form_totals(name, laws, part, codes if rows is None else codes[rows])
+        members = {c: laws[c] for c in used if own[c]}
+        energy = _form_totals(form, members, part, codes if rows is None else codes[rows])
         if rows is None:
             return energy
         result[rows] = energy
@@ -81,16 +84,15 @@ def predict_totals(
 
 
 def _form_totals(
-    name: str, laws: Sequence[PairFit], work: Work, codes: NDArray[np.intp]
+    form: Form, laws: dict[int, PairFit], work: Work, codes: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Return the totals of rows whose laws all have one form."""
-    form = get_form(name)
-    coefficients = np.zeros((len(form.coefficients), len(laws)))
-    exponents = np.zeros((len(form.exponents), len(laws)))
-    for i, law in enumerate(laws):
-        if law.form == name:
-            coefficients[:, i] = law.coefficients
-            exponents[:, i] = law.exponents
+    most = max(laws) + 1
+    coefficients = np.zeros((len(form.coefficients), most))
+    exponents = np.zeros((len(form.exponents), most))
+    for i, law in laws.items():
+        coefficients[:, i] = law.coefficients
+        exponents[:, i] = law.exponents
     result = np.zeros(len(codes))
     for start in range(0, len(codes), CHUNK):
         piece = slice(start, start + CHUNK)
@@ -98,8 +100,8 @@ def _form_totals(
         part = work.take(piece)
         theta = [values[code] for values in exponents]
         energy = np.zeros(len(code))
-        for phase, own in phase_slices(form).items():
+        for phase, own in phase_parts(form).items():
             for i, column in enumerate(form.columns(part, phase, theta)):
-                energy += coefficients[own.start + i][code] * column
+                energy += coefficients[own[i]][code] * column
         result[piece] = energy
     return result

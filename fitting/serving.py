@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fitting.work import COMPUTE_COST, WEIGHT_BYTES, column, traits_of
+from fitting.traits import traits_of
+from fitting.work import COMPUTE_COST, WEIGHT_BYTES, column
 from harness.store import FitError
 
 if TYPE_CHECKING:

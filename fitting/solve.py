@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fitting.forms.base import Form, phase_slices
+from fitting.forms.base import Form, phase_parts
 from fitting.work import Work
 
 Array = NDArray[np.float64]
@@ -31,11 +31,14 @@ class Block:
         Work of the rows.
     energy
         Energy, J, shape (rows,), positive.
+    weight
+        Weight of each relative residual, 0 to 1, shape (rows,).
     """
 
     phases: tuple[str, ...]
     work: Work
     energy: Array
+    weight: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,11 @@ class Solution:
     covariance
         Covariance of all parameters, shape (n, n).
     leverage_residuals
-        For each block, relative residuals as they would be without the row (leave one out).
+        For each block, relative residuals as they would be without the row (leave one out):
+        divided by 1 - leverage.
+    scatter_residuals
+        The same divided by the root of that: what rows scatter about the true law, without the
+        error of the parameters.
     shares
         For each coefficient, the largest share of the energy of its block in any row.
     present
@@ -60,6 +67,7 @@ class Solution:
     exponents: Array
     covariance: Array
     leverage_residuals: tuple[Array, ...]
+    scatter_residuals: tuple[Array, ...]
     shares: Array
     present: NDArray[np.bool_]
 
@@ -96,7 +104,8 @@ class _Problem:
     def __init__(self, form: Form, blocks: Sequence[Block]) -> None:
         self.form = form
         self.blocks = blocks
-        self.slices = phase_slices(form)
+        self.parts = phase_parts(form)
+        self.target = np.concatenate([b.weight for b in blocks])
         self.lower = np.array([e.lower for e in form.exponents])
         self.upper = np.array([e.upper for e in form.exponents])
         self.start = np.array([e.start for e in form.exponents])
@@ -106,9 +115,10 @@ class _Problem:
         matrix = np.zeros((len(block.energy), len(self.form.coefficients)))
         values = [float(v) for v in theta]
         for phase in block.phases:
-            part = self.slices[phase]
-            for i, column in enumerate(self.form.columns(block.work, phase, values)):
-                np.divide(column, block.energy, out=matrix[:, part.start + i])
+            part = self.parts[phase]
+            for i, column in zip(part, self.form.columns(block.work, phase, values), strict=True):
+                matrix[:, i] += column
+        matrix *= (block.weight / block.energy)[:, None]
         return matrix
 
     def slope(self, block: Block, theta: Array, coefficients: Array) -> Array:
@@ -116,12 +126,12 @@ class _Problem:
         matrix = np.zeros((len(block.energy), len(theta)))
         values = [float(v) for v in theta]
         for phase in block.phases:
-            part = self.slices[phase]
+            part = self.parts[phase]
             for j, columns in enumerate(self.form.slopes(block.work, phase, values)):
-                for i, column in enumerate(columns):
+                for i, column in zip(part, columns, strict=True):
                     if column is not None:
-                        matrix[:, j] += coefficients[part.start + i] * column
-        return matrix / block.energy[:, None]
+                        matrix[:, j] += coefficients[i] * column
+        return matrix * (block.weight / block.energy)[:, None]
 
     def inner(self, theta: Array) -> Array:
         """Return the best non-negative coefficients for given exponents."""
@@ -133,7 +143,7 @@ class _Problem:
         matrix = np.concatenate(designs)
         norm = np.sqrt(np.einsum("ij,ij->j", matrix, matrix))
         norm[norm < _TINY] = np.inf
-        scaled, _ = nnls(matrix / norm, np.ones(len(matrix)))
+        scaled, _ = nnls(matrix / norm, self.target)
         result: Array = scaled / norm
         return result
 
@@ -145,7 +155,7 @@ class _Problem:
 
         def residuals(theta: Array) -> Array:
             matrix = np.concatenate([self.design(block, theta) for block in self.blocks])
-            result: Array = matrix @ self._inner([matrix]) - 1.0
+            result: Array = matrix @ self._inner([matrix]) - self.target
             return result
 
         found = least_squares(
@@ -179,7 +189,9 @@ class _Problem:
 
         def residuals(x: Array) -> Array:
             c, exponents = unpack(x)
-            return np.concatenate([self.design(b, exponents) @ c for b in self.blocks]) - 1.0
+            predicted = [self.design(b, exponents) @ c for b in self.blocks]
+            result: Array = np.concatenate(predicted) - self.target
+            return result
 
         def jacobian(x: Array) -> Array:
             c, exponents = unpack(x)
@@ -216,27 +228,34 @@ class _Problem:
         normal = np.zeros((n, n))
         shares = np.zeros(len(coefficients))
         present = np.zeros(len(coefficients), dtype=bool)
-        jacobians, residuals, scales = [], [], []
+        jacobians, residuals, precisions = [], [], []
         for block in self.blocks:
             design = self.design(block, theta)
-            shares = np.maximum(shares, (design * coefficients).max(axis=0, initial=0.0))
+            part = design * coefficients / block.weight[:, None]
+            shares = np.maximum(shares, part.max(axis=0, initial=0.0))
             present |= (design > 0.0).any(axis=0)
             jacobian = np.hstack([design, self.slope(block, theta, coefficients)])
-            residual = design @ coefficients - 1.0
+            residual = design @ coefficients - block.weight
             weight = 1.0 / np.sqrt(1.0 + (residual / SOFT) ** 2)
-            own = sum(len(range(*self.slices[p].indices(n))) for p in block.phases)
+            own = len({i for p in block.phases for i in self.parts[p]})
             free = max(len(residual) - own, 1)
             scale = max(float(np.sqrt((weight * residual**2).sum() / free)), 1e-9)
             normal += (jacobian * (weight / scale**2)[:, None]).T @ jacobian
             jacobians.append(jacobian)
             residuals.append(residual)
-            scales.append(scale)
+            precisions.append(weight / scale**2)
         covariance = _inverse(normal)
-        left_out = []
-        for jacobian, residual, scale in zip(jacobians, residuals, scales, strict=True):
-            leverage = np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian) / scale**2
-            left_out.append(residual / np.clip(1.0 - leverage, 0.1, 1.0))
-        return Solution(coefficients, theta, covariance, tuple(left_out), shares, present)
+        left_out, scattered = [], []
+        for block, jacobian, residual, inverse in zip(
+            self.blocks, jacobians, residuals, precisions, strict=True
+        ):
+            leverage = np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian) * inverse
+            rest = np.clip(1.0 - leverage, 0.1, 1.0)
+            left_out.append(residual / (rest * block.weight))
+            scattered.append(residual / (np.sqrt(rest) * block.weight))
+        return Solution(
+            coefficients, theta, covariance, tuple(left_out), tuple(scattered), shares, present
+        )
 
 
 def _inverse(normal: Array) -> Array:

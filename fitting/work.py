@@ -29,15 +29,15 @@ COMPUTE_COST: dict[str, float] = {
     "fp32": 2.0,
     "bf16": 1.0,
     "fp16": 1.0,
-    "fp8": 0.6,
-    "int8": 0.6,
+    "fp8": 0.5,
+    "int8": 0.5,
     "int4": 1.0,
-    "nvfp4": 0.4,
+    "nvfp4": 0.25,
     "mxfp4": 1.0,
 }
 """Energy of one multiplication against bf16, by precision. Formats that only store weights small
-(int4, mxfp4) are multiplied in 16 bit; fp8 and nvfp4 do two and four times the work a second, of
-which about four fifths remain beside the fixed costs of a kernel."""
+(int4, mxfp4) are multiplied in 16 bit; fp8 and nvfp4 do two and four times the work a second.
+Kernels fall short of that; a (model, hardware) with both kinds of rows fits by how much."""
 
 TWO_SHOT_BYTES = 2.0**21
 """All-reduce messages of more than this many bytes, over all ranks, take two rounds instead of
@@ -72,6 +72,12 @@ class Work:
         Chance that one token does not use a given expert, 1 - k/E; 0 without experts.
     two_shot
         1 where an all-reduce of decoding takes two rounds, else 0.
+    hidden_size
+        Width of the model, h.
+    cache_share
+        Bytes of the KV cache of one token over those of all weights in 16 bit.
+    reduced
+        1 where weights have less than 16 bits, else 0.
     """
 
     tensor: NDArray[np.float64]
@@ -86,6 +92,9 @@ class Work:
     compute_cost: NDArray[np.float64]
     idle_expert: NDArray[np.float64]
     two_shot: NDArray[np.float64]
+    hidden_size: NDArray[np.float64]
+    cache_share: NDArray[np.float64]
+    reduced: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.tensor)
@@ -106,22 +115,6 @@ class Work:
         share = np.ones_like(tokens)
         share[moe] -= self.idle_expert[moe] ** tokens[moe]
         return share
-
-
-@dataclass(frozen=True, slots=True)
-class ModelTraits:
-    """Facts of a model that a fit keeps, so that it predicts without their columns.
-
-    Attributes
-    ----------
-    idle_expert
-        1 - k/E, 0 for a model without experts.
-    hidden_size
-        Width of the model, exact or estimated.
-    """
-
-    idle_expert: float = 0.0
-    hidden_size: float = 4096.0
 
 
 def column(frame: pd.DataFrame, name: str, *, default: float | None = None) -> NDArray[np.float64]:
@@ -150,6 +143,7 @@ def work_of(
     frame: pd.DataFrame,
     idle_expert: NDArray[np.float64],
     hidden_size: NDArray[np.float64],
+    cache_share: NDArray[np.float64],
 ) -> Work:
     """Read the work of each row from the columns of the measurement table.
 
@@ -158,7 +152,7 @@ def work_of(
     frame
         Rows with `batch`, `input_tokens` and `output_tokens`; parallel degrees default to 1,
         `precision` to bf16, visual tokens to 0.
-    idle_expert, hidden_size
+    idle_expert, hidden_size, cache_share
         Traits of the model of each row, shape (rows,).
 
     Raises
@@ -201,6 +195,9 @@ def work_of(
         compute_cost=compute,
         idle_expert=idle_expert,
         two_shot=((tensor > 2.0) & (message >= TWO_SHOT_BYTES)).astype(np.float64),
+        hidden_size=hidden_size,
+        cache_share=cache_share,
+        reduced=(weight < 1.0).astype(np.float64),
     )
 
 
@@ -223,42 +220,3 @@ def _precision_factors(
     weight = np.array([WEIGHT_BYTES[str(name)] / 2.0 for name in names] + [1.0])
     compute = np.array([COMPUTE_COST[str(name)] for name in names] + [1.0])
     return weight[codes], compute[codes]
-
-
-def traits_of(frame: pd.DataFrame) -> ModelTraits:
-    """Return the traits of the one model that all rows of a frame are of.
-
-    Experts come from `num_experts` and `experts_per_token`; without them from the share of the
-    parameters that is active, for the family `moe`. The width comes from `hidden_size`; without
-    it from the active parameters: N = 12 L h^2 with L in proportion to h.
-    """
-    experts, used = _first(frame, "num_experts"), _first(frame, "experts_per_token")
-    total, active = _first(frame, "params_total"), _first(frame, "params_active")
-    idle = 0.0
-    if experts is not None and used is not None and experts > used > 0:
-        idle = 1.0 - used / experts
-    elif (
-        experts is None
-        and total is not None
-        and active is not None
-        and "family" in frame.columns
-        and (frame["family"] == "moe").any()
-        and 0 < active < total
-    ):
-        share = active / total
-        always = min(0.05, 0.45 * share)
-        idle = 1.0 - (share - always) / (1.0 - always)
-    width = _first(frame, "hidden_size")
-    if width is None:
-        known = active or total
-        width = 4096.0 if known is None else 4096.0 * (known / 8.0e9) ** (1.0 / 3.0) * 1.03
-    return ModelTraits(idle_expert=float(idle), hidden_size=float(width))
-
-
-def _first(frame: pd.DataFrame, name: str) -> float | None:
-    """Return the first value of a column that is not null, or None."""
-    if name not in frame.columns:
-        return None
-    values = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
-    values = values[~np.isnan(values)]
-    return float(values[0]) if len(values) else None

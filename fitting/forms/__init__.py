@@ -8,9 +8,9 @@ from fitting.forms.base import (
     Exponent,
     Form,
     n_parameters,
-    phase_slices,
+    phase_parts,
 )
-from fitting.forms.energylens12 import EnergyLens6, EnergyLens12
+from fitting.forms.energylens12 import ENERGYLENS6, ENERGYLENS12
 from harness.store import FitError
 
 __all__ = [
@@ -21,10 +21,10 @@ __all__ = [
     "Form",
     "get_form",
     "n_parameters",
-    "phase_slices",
+    "phase_parts",
 ]
 
-FORMS: dict[str, Form] = {form.name: form for form in (EnergyLens12(), EnergyLens6())}
+FORMS: dict[str, Form] = {form.name: form for form in (ENERGYLENS12, ENERGYLENS6)}
 
 
 def get_form(name: str) -> Form:

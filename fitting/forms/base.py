@@ -26,7 +26,7 @@ class Coefficient:
     name
         Name of the term, unique in its law.
     phase
-        `prefill` or `decode`.
+        `prefill`, `decode`, or `both` where one cause acts in both.
     unit
         Unit of the coefficient; joules per what the term counts.
     symbol
@@ -88,6 +88,19 @@ class Form(Protocol):
         """Exponents and other parameters that enter non-linearly."""
         ...
 
+    @property
+    def most_parameters(self) -> int:
+        """Most parameters that are fitted to a pair, and so the fewest rows it needs."""
+        ...
+
+    def suited(self, work: Work) -> Form:
+        """Return the law with the terms that these rows call for."""
+        ...
+
+    def with_terms(self, terms: Sequence[str]) -> Form:
+        """Return the law with exactly the named parameters."""
+        ...
+
     def columns(
         self, work: Work, phase: str, theta: Sequence[float | NDArray[np.float64]]
     ) -> list[NDArray[np.float64]]:
@@ -106,7 +119,9 @@ def n_parameters(form: Form) -> int:
     return len(form.coefficients) + len(form.exponents)
 
 
-def phase_slices(form: Form) -> dict[str, slice]:
-    """Return where the coefficients of each phase are in the coefficient vector."""
-    n_prefill = sum(c.phase == "prefill" for c in form.coefficients)
-    return {"prefill": slice(0, n_prefill), "decode": slice(n_prefill, len(form.coefficients))}
+def phase_parts(form: Form) -> dict[str, list[int]]:
+    """Return the positions of the coefficients of each phase; shared ones are in both."""
+    return {
+        phase: [i for i, c in enumerate(form.coefficients) if c.phase in (phase, "both")]
+        for phase in PHASES
+    }

@@ -1,4 +1,4 @@
-"""The EnergyLens law: 12 parameters a (model, hardware), and its smaller sibling with 6.
+"""The EnergyLens law: at most 12 parameters a (model, hardware), and its smaller sibling with 6.
 
 Both follow the pipeline rule: a batch of B requests passes through p stages in k micro-batches
 of b = ceil(B/p) requests. Stages that wait draw idle power, a share rho of working power. So a
@@ -8,7 +8,7 @@ phase costs the energy of one working pass times (passes + rho x passes' worth o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,23 @@ ALWAYS_USED = 0.05
 SHARD_POWER = 0.7
 """How fast the cost of sharding a prefill grows with t: all-reduce traffic over smaller shards."""
 
+ROUTING_SKEW = 0.8
+"""Tokens x reach as many experts as x^0.8 tokens that choose evenly: some experts are favoured."""
+
+ATTENTION = 1.0 / 12.0
+"""Attention over n tokens costs n / (12 h) of the other multiplications of a layer of width h:
+2 n h FLOP a token (half of the n^2 is masked) beside 24 h^2."""
+
+PEERS = 2.0
+"""GPUs that reach each other directly over PCIe; more of them share the host's bridge."""
+
+MOST_PARAMETERS = 12
+"""Parameters that the law never exceeds, whatever the rows of a pair call for."""
+
+ENCODER = "prefill_encoder"
+EXTRA_LAUNCH = "decode_launch_extra"
+REDUCED = "reduced_precision_cost"
+
 WAITING = Exponent(
     "waiting_power_ratio", "rho", "", 0.0, 1.0, 0.25, "power of a waiting GPU over a working one"
 )
@@ -40,24 +57,40 @@ SHARD_READ = Exponent(
     0.05,
     "t^e: smaller weight shards are read less efficiently",
 )
+REDUCED_COST = Exponent(
+    REDUCED, "f", "", 0.1, 10.0, 1.0, "cost of reduced precision over what its bytes promise"
+)
 
-_PREFILL = (
+_TERMS = (
     Coefficient(
         "prefill_compute", "prefill", "J/token", "H", "multiplying, or reading the weights if few"
     ),
     Coefficient(
-        "prefill_sharding", "prefill", "J/token", "H (t^0.7 - 1)", "all-reduce of activations"
+        "prefill_sharding", "prefill", "J/token", "T (t^0.7 - 1)", "all-reduce, smaller shards"
     ),
-    Coefficient("prefill_attention", "prefill", "J/token^2", "b n^2", "attention over the input"),
     Coefficient("prefill_launch", "prefill", "J", "t", "kernel launches of a pass, on every GPU"),
-    Coefficient("prefill_encoder", "prefill", "J/token", "b v", "vision encoder, visual tokens v"),
-)
-_DECODE = (
-    Coefficient("decode_weights", "decode", "J", "w C t^e", "reading the weights that a step uses"),
+    Coefficient(ENCODER, "prefill", "J/token", "b v", "vision encoder, visual tokens v"),
+    Coefficient("decode_weights", "decode", "J", "(f w C t^e + K)", "reading weights and KV cache"),
     Coefficient("decode_tokens", "decode", "J", "b^0.5", "work per sequence, partly hidden"),
-    Coefficient("decode_cache", "decode", "J/token", "b (n + m/2)", "reading the KV cache"),
     Coefficient("decode_sync", "decode", "J", "t [t>1] (1+s)", "waiting for the other shards"),
     Coefficient("decode_launch", "decode", "J", "t", "kernel launches of a step, on every GPU"),
+    Coefficient(EXTRA_LAUNCH, "decode", "J", "t [q]", "launches that reduced precision adds"),
+    Coefficient(
+        "shared_bridge", "both", "J/token", "T t (t-1) [t>2]", "all-reduce through a shared bridge"
+    ),
+)
+_NONLINEAR = (WAITING, SHARD_READ, REDUCED_COST)
+
+_PLAIN = tuple(
+    p.name for p in (*_TERMS, *_NONLINEAR) if p.name not in (ENCODER, EXTRA_LAUNCH, REDUCED)
+)
+_SMALL = (
+    "prefill_compute",
+    "prefill_launch",
+    "decode_weights",
+    "decode_launch",
+    "shared_bridge",
+    "waiting_power_ratio",
 )
 
 
@@ -71,103 +104,137 @@ def decode_busy(work: Work, rho: float | Array) -> Array:
     return work.replicas * work.steps * (work.passes + rho * (work.stages - work.passes))
 
 
-def roofline_tokens(work: Work) -> Array:
-    """Return H, the tokens of a pass, bounded from below by the reading of the weights.
+def roofline_tokens(work: Work, cost: Array | float = 1.0) -> tuple[Array, Array]:
+    """Return H, the tokens of a pass bounded from below by the reading of weights, and dH/df.
 
-    H = sqrt((x c)^2 + (128 w C R)^2) with x = b n tokens, c and w the cost of a multiplication
-    and the bytes of a weight against bf16, C the share of the weights that the pass reads, and R
-    the weights that there are for one that a token uses (1 without experts).
+    H = sqrt((T (f c + n / 12 h))^2 + (128 f w C R)^2) with T = b n tokens, c and w the cost of a
+    multiplication and the bytes of a weight against bf16, f what they cost beyond that, C the
+    share of the weights that the pass reads, and R the weights that there are for one that a
+    token uses (1 without experts).
     """
     tokens = work.micro_batch * work.input_tokens
     used = ALWAYS_USED + (1.0 - ALWAYS_USED) * (1.0 - work.idle_expert)
-    floor = ROOFLINE_TOKENS * work.weight_bytes * work.coverage(tokens) / used
-    result: Array = np.hypot(tokens * work.compute_cost, floor)
-    return result
+    floor = ROOFLINE_TOKENS * work.weight_bytes * work.coverage(tokens**ROUTING_SKEW) / used
+    multiplied = tokens * work.compute_cost
+    computed = cost * multiplied + tokens * work.input_tokens * ATTENTION / work.hidden_size
+    height: Array = np.hypot(computed, cost * floor)
+    return height, (computed * multiplied + cost * floor**2) / height
 
 
 @dataclass(frozen=True, slots=True)
-class EnergyLens12:
-    """The law of docs/law.md: 10 coefficients, the waiting power ratio and one exponent."""
+class EnergyLens:
+    """The law of docs/law.md, or some of its terms.
 
-    name: str = "energylens12"
-    coefficients: tuple[Coefficient, ...] = _PREFILL + _DECODE
-    exponents: tuple[Exponent, ...] = (WAITING, SHARD_READ)
+    Attributes
+    ----------
+    name
+        Name in the registry.
+    terms
+        Names of the parameters that are fitted. The vision encoder is one where rows have
+        visual tokens, the two of reduced precision where rows have both 16-bit and reduced.
+    extends
+        Whether `suited` may add those.
+    """
 
-    def columns(self, work: Work, phase: str, theta: Theta) -> list[Array]:
-        """Return the design columns of a phase; see `Form.columns`."""
-        rho, exponent = theta
-        if phase == "prefill":
-            busy = prefill_busy(work, rho)
-            return [busy * base for base in _prefill_bases(work)]
-        busy = decode_busy(work, rho)
-        return [busy * base for base in _decode_bases(work, exponent)]
+    name: str
+    terms: tuple[str, ...]
+    extends: bool = True
 
-    def slopes(self, work: Work, phase: str, theta: Theta) -> list[list[Array | None]]:
-        """Return d(column)/d(rho) and d(column)/d(e); see `Form.slopes`."""
-        rho, exponent = theta
-        if phase == "prefill":
-            waiting = work.replicas * (work.stages - 1.0)
-            return [[waiting * base for base in _prefill_bases(work)], [None] * 5]
-        waiting = work.replicas * work.steps * (work.stages - work.passes)
-        bases = _decode_bases(work, exponent)
-        busy = decode_busy(work, rho)
-        by_exponent: list[Array | None] = [busy * bases[0] * np.log(work.tensor)]
-        return [[waiting * base for base in bases], by_exponent + [None] * 4]
+    @property
+    def coefficients(self) -> tuple[Coefficient, ...]:
+        """Coefficients of the law; see `Form.coefficients`."""
+        return tuple(c for c in _TERMS if c.name in self.terms)
 
+    @property
+    def exponents(self) -> tuple[Exponent, ...]:
+        """Parameters that enter non-linearly; see `Form.exponents`."""
+        return tuple(e for e in _NONLINEAR if e.name in self.terms)
 
-def _prefill_bases(work: Work) -> list[Array]:
-    """Return one working pass of prefill, term by term."""
-    tokens = roofline_tokens(work)
-    return [
-        tokens,
-        tokens * (work.tensor**SHARD_POWER - 1.0),
-        work.micro_batch * work.input_tokens**2,
-        work.tensor,
-        work.micro_batch * work.visual_tokens,
-    ]
+    @property
+    def most_parameters(self) -> int:
+        """Most parameters that are fitted to a pair; see `Form.most_parameters`."""
+        return MOST_PARAMETERS if self.extends else len(self.terms)
 
+    def suited(self, work: Work) -> EnergyLens:
+        """Return the law with the terms that these rows call for, at most 12 parameters."""
+        if not self.extends:
+            return self
+        added: list[str] = []
+        if (work.visual_tokens > 0.0).any():
+            added.append(ENCODER)
+        reduced = work.reduced > 0.0
+        if reduced.any() and not reduced.all():
+            added += [REDUCED] if added else [REDUCED, EXTRA_LAUNCH]
+        return self.with_terms((*self.terms, *added))
 
-def _decode_bases(work: Work, exponent: float | Array) -> list[Array]:
-    """Return one working decode step, term by term."""
-    context = work.input_tokens + 0.5 * (work.steps + 1.0)
-    return [
-        work.weight_bytes * work.coverage(work.micro_batch) * work.tensor**exponent,
-        np.sqrt(work.micro_batch),
-        work.micro_batch * context,
-        work.tensor * (work.tensor > 1.0) * (1.0 + work.two_shot),
-        work.tensor,
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class EnergyLens6:
-    """The law for few rows: compute and launch of prefill, three terms of decode, waiting."""
-
-    name: str = "energylens6"
-    coefficients: tuple[Coefficient, ...] = (
-        _PREFILL[0],
-        _PREFILL[3],
-        _DECODE[0],
-        _DECODE[2],
-        _DECODE[4],
-    )
-    exponents: tuple[Exponent, ...] = (WAITING,)
+    def with_terms(self, terms: Sequence[str]) -> EnergyLens:
+        """Return the law with exactly the named parameters."""
+        return replace(self, terms=tuple(terms))
 
     def columns(self, work: Work, phase: str, theta: Theta) -> list[Array]:
         """Return the design columns of a phase; see `Form.columns`."""
         busy = (prefill_busy if phase == "prefill" else decode_busy)(work, theta[0])
-        return [busy * base for base in self._bases(work, phase)]
+        return [busy * base for base, _, _ in self._bases(work, phase, theta)]
 
     def slopes(self, work: Work, phase: str, theta: Theta) -> list[list[Array | None]]:
-        """Return d(column)/d(rho); see `Form.slopes`."""
-        waiting = work.replicas * (work.stages - 1.0)
-        if phase == "decode":
-            waiting = work.replicas * work.steps * (work.stages - work.passes)
-        return [[waiting * base for base in self._bases(work, phase)]]
-
-    def _bases(self, work: Work, phase: str) -> list[Array]:
+        """Return d(column)/d(rho, e, f); see `Form.slopes`."""
+        bases = self._bases(work, phase, theta)
         if phase == "prefill":
-            bases = _prefill_bases(work)
-            return [bases[0], bases[3]]
-        bases = _decode_bases(work, 0.0)
-        return [bases[0], bases[2], bases[4]]
+            waiting = work.replicas * (work.stages - 1.0)
+        else:
+            waiting = work.replicas * work.steps * (work.stages - work.passes)
+        busy = (prefill_busy if phase == "prefill" else decode_busy)(work, theta[0])
+        out: list[list[Array | None]] = [[waiting * base for base, _, _ in bases]]
+        if SHARD_READ.name in self.terms:
+            out.append([None if by_e is None else busy * by_e for _, by_e, _ in bases])
+        if REDUCED in self.terms:
+            out.append([None if by_f is None else busy * by_f for _, _, by_f in bases])
+        return out
+
+    def _bases(
+        self, work: Work, phase: str, theta: Theta
+    ) -> list[tuple[Array, Array | None, Array | None]]:
+        """Return one working pass term by term, each with d/de and d/df or None."""
+        exponent = theta[1] if SHARD_READ.name in self.terms else 0.0
+        factor = theta[-1] if REDUCED in self.terms else 1.0
+        cost = 1.0 + work.reduced * (factor - 1.0)
+        t, b = work.tensor, work.micro_batch
+        bridge = t * (t - 1.0) * (t > PEERS)
+        bases: dict[str, tuple[Array, Array | None, Array | None]]
+        if phase == "prefill":
+            tokens = b * work.input_tokens
+            height, by_cost = roofline_tokens(work, cost)
+            bases = {
+                "prefill_compute": (height, None, work.reduced * by_cost),
+                "prefill_sharding": (tokens * (t**SHARD_POWER - 1.0), None, None),
+                "prefill_launch": (t, None, None),
+                ENCODER: (b * work.visual_tokens, None, None),
+                "shared_bridge": (tokens * bridge, None, None),
+            }
+        else:
+            context = work.input_tokens + 0.5 * (work.steps + 1.0)
+            weights = work.weight_bytes * work.coverage(b**ROUTING_SKEW) * t**exponent
+            cache = work.cache_share * b * context
+            bases = {
+                "decode_weights": (
+                    cost * weights + cache,
+                    cost * weights * np.log(t),
+                    work.reduced * weights,
+                ),
+                "decode_tokens": (np.sqrt(b), None, None),
+                "decode_sync": (t * (t > 1.0) * (1.0 + work.two_shot), None, None),
+                "decode_launch": (t, None, None),
+                EXTRA_LAUNCH: (t * work.reduced, None, None),
+                "shared_bridge": (b * bridge, None, None),
+            }
+        return [bases[c.name] for c in self.coefficients if c.name in bases]
+
+
+ENERGYLENS12 = EnergyLens("energylens12", _PLAIN)
+"""The law, before `suited` adds what the rows of a pair call for."""
+
+EVERY_TERM = ENERGYLENS12.with_terms([p.name for p in (*_TERMS, *_NONLINEAR)])
+"""The law with all of its terms; no pair is fitted with all of them at once."""
+
+ENERGYLENS6 = EnergyLens("energylens6", _SMALL, extends=False)
+"""The law for few rows: compute and launches, reading, the bridge between GPUs, waiting."""

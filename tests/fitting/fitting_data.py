@@ -7,20 +7,22 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from fitting.forms import get_form, phase_slices
-from fitting.work import work_of
+from fitting.forms import phase_parts
+from fitting.forms.energylens12 import EVERY_TERM
+from fitting.traits import ModelTraits
+
+CACHE_SHARE = 131072 / (2 * 8_030_000_000)
 
 TRUE_COEFFICIENTS = {
     "prefill_compute": 0.014,
     "prefill_sharding": 0.004,
-    "prefill_attention": 6e-7,
     "prefill_launch": 2.0,
     "prefill_encoder": 0.006,
     "decode_weights": 4.0,
     "decode_tokens": 0.3,
-    "decode_cache": 4e-5,
     "decode_sync": 0.5,
     "decode_launch": 0.8,
+    "shared_bridge": 4e-4,
 }
 TRUE_EXPONENTS = {"waiting_power_ratio": 0.22, "weight_shard_exponent": 0.15}
 
@@ -49,20 +51,24 @@ def grid(
         params_total=8_030_000_000,
         params_active=8_030_000_000,
         hidden_size=4096,
+        kv_bytes_per_token=131072.0,
         provenance="projected",
         valid=True,
         task_id=[f"{hardware[:4]}-{i:04d}" for i in range(len(frame))],
     )
 
 
-def energies(frame: pd.DataFrame, scale: float = 1.0) -> dict[str, np.ndarray]:
+def energies(
+    frame: pd.DataFrame, scale: float = 1.0, factor: float = 1.0, extra: float = 0.0
+) -> dict[str, np.ndarray]:
     """Energies of both phases by energylens12 with the true parameters."""
-    form = get_form("energylens12")
-    work = work_of(frame, np.zeros(len(frame)), np.full(len(frame), 4096.0))
-    theta = list(TRUE_EXPONENTS.values())
-    values = np.array(list(TRUE_COEFFICIENTS.values()))
+    truth = {**TRUE_COEFFICIENTS, "decode_launch_extra": extra}
+    form = EVERY_TERM
+    work = ModelTraits(cache_share=CACHE_SHARE).work_of(frame)
+    theta = [*TRUE_EXPONENTS.values(), factor]
+    values = np.array([truth[c.name] for c in form.coefficients])
     out = {}
-    for phase, part in phase_slices(form).items():
+    for phase, part in phase_parts(form).items():
         columns = np.column_stack(form.columns(work, phase, theta))
         out[phase] = scale * columns @ values[part]
     return out

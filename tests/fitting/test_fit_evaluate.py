@@ -9,7 +9,7 @@ from fitting_data import synthetic
 
 from fitting import divergence, evaluate
 from fitting.baselines import fewest_gpus, lowest_latency, wilkins
-from fitting.evaluation import METHODS, SCORE_COLUMNS
+from fitting.evaluation import METHODS, SCORE_COLUMNS, gpu_count_notes
 from fitting.metrics import interval, judge
 from fitting.scenarios import build
 from harness.store import FitError
@@ -84,6 +84,18 @@ def test_ttft_falls_back_on_the_prefill_latency():
 
 ENERGY = np.array([[10.0, 11.0, 20.0], [5.0, 4.0, np.inf]])
 MASK = np.isfinite(ENERGY)
+
+
+def test_gpu_counts_weigh_the_same_in_a_note_of_their_own():
+    base = {"scenario_class": "S1", "group_kind": "num_gpus", "method": "energylens12"}
+    rows = [
+        {**base, "samples": 50, "group": g, "scenarios": n, "top1": top1, "mean_regret": 0.01}
+        for g, n, top1 in (("2", 10, 1.0), ("4", 30, 0.9))
+    ]
+    (note,) = gpu_count_notes(pd.DataFrame(rows))
+    assert "Top-1 95.0 %" in note
+    assert "(2, 4)" in note
+    assert gpu_count_notes(pd.DataFrame(rows).assign(scenarios=10)) == []
 
 
 def test_judge_a_perfect_and_a_wrong_score():

@@ -8,26 +8,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitting.forms import get_form, phase_slices
-from fitting.work import traits_of, work_of
+from fitting.forms import get_form, n_parameters, phase_parts
+from fitting.forms.energylens12 import EVERY_TERM
+from fitting.traits import ModelTraits, traits_of
 from harness.store import FitError
 
-FORM = get_form("energylens12")
+FORM = EVERY_TERM
 NAMES = [c.name for c in FORM.coefficients]
 
 
-def column(name, *, rho=0.25, exponent=0.2, idle=0.0, **values):
+def column(name, *, rho=0.25, exponent=0.2, factor=1.0, idle=0.0, cache=0.0, phase=None, **values):
     row = {"batch": 8, "input_tokens": 512, "output_tokens": 65, "precision": "bf16", **values}
     frame = pd.DataFrame([row])
-    work = work_of(frame, np.array([idle]), np.array([4096.0]))
-    phase = next(c.phase for c in FORM.coefficients if c.name == name)
-    i = NAMES.index(name) - phase_slices(FORM)[phase].start
-    return float(FORM.columns(work, phase, [rho, exponent])[i][0])
+    work = ModelTraits(idle_expert=idle, cache_share=cache).work_of(frame)
+    phase = phase or next(c.phase for c in FORM.coefficients if c.name == name)
+    i = phase_parts(FORM)[phase].index(NAMES.index(name))
+    return float(FORM.columns(work, phase, [rho, exponent, factor])[i][0])
 
 
 def test_compute_grows_with_tokens_where_they_are_many():
-    few = column("prefill_compute", input_tokens=4096)
-    assert column("prefill_compute", input_tokens=8192) == pytest.approx(2 * few, rel=0.01)
+    few = column("prefill_compute", batch=16)
+    assert column("prefill_compute", batch=32) == pytest.approx(2 * few, rel=0.01)
+
+
+def test_attention_over_12_widths_of_input_doubles_the_compute():
+    short = column("prefill_compute", batch=48, input_tokens=1024)
+    long = column("prefill_compute", batch=1, input_tokens=12 * 4096)
+    assert long == pytest.approx(2 * short / (1 + 1024 / (12 * 4096)), rel=0.01)
 
 
 def test_compute_is_bounded_below_by_reading_the_weights():
@@ -62,9 +69,52 @@ def test_all_reduce_takes_two_rounds_for_large_messages():
     )
 
 
-def test_attention_is_quadratic_in_the_input():
-    once = column("prefill_attention", input_tokens=1000)
-    assert column("prefill_attention", input_tokens=2000) == pytest.approx(4 * once)
+def test_more_than_two_gpus_share_a_bridge_in_both_phases():
+    for phase, tokens in (("prefill", 8 * 512), ("decode", 64 * 8)):
+        assert column("shared_bridge", phase=phase, tensor_parallel=2) == 0.0
+        four = column("shared_bridge", phase=phase, tensor_parallel=4)
+        assert four == pytest.approx(12 * tokens)
+        assert column("shared_bridge", phase=phase, tensor_parallel=8) == pytest.approx(
+            56 / 12 * four
+        )
+
+
+def test_reduced_precision_costs_its_factor_more_and_launches_extra():
+    for name in ("decode_weights", "prefill_compute"):
+        known = column(name, precision="fp8", input_tokens=1)
+        assert column(name, precision="fp8", input_tokens=1, factor=3.0) == pytest.approx(
+            3 * known, rel=1e-3
+        )
+        assert column(name, factor=3.0) == column(name)
+    assert column("decode_launch_extra") == 0.0
+    assert column("decode_launch_extra", precision="fp8", tensor_parallel=2) == pytest.approx(
+        column("decode_launch", tensor_parallel=2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("precisions", "visual", "expected"),
+    [
+        (["bf16", "fp16"], 0, 10),
+        (["fp8", "fp8"], 0, 10),
+        (["bf16", "fp8"], 0, 12),
+        (["bf16", "bf16"], 64, 11),
+        (["bf16", "fp8"], 64, 12),
+    ],
+)
+def test_rows_call_for_at_most_12_parameters(precisions, visual, expected):
+    frame = pd.DataFrame(
+        {
+            "batch": 1,
+            "input_tokens": 128,
+            "output_tokens": 8,
+            "precision": precisions,
+            "visual_tokens": visual,
+        }
+    )
+    law = get_form("energylens12").suited(ModelTraits().work_of(frame))
+    assert n_parameters(law) == expected
+    assert get_form("energylens6").suited(ModelTraits().work_of(frame)) == get_form("energylens6")
 
 
 def test_encoder_counts_visual_tokens_only():
@@ -91,11 +141,16 @@ def test_experts_are_covered_in_the_limit():
     one = column("decode_weights", batch=1, idle=1 - 8 / 128)
     assert one == pytest.approx(dense * 8 / 128)
     assert column("decode_weights", batch=4096, idle=1 - 8 / 128) == pytest.approx(dense, rel=1e-6)
+    some = column("decode_weights", batch=16, idle=1 - 8 / 128)
+    assert some == pytest.approx(dense * (1 - (1 - 8 / 128) ** (16**0.8)))
 
 
 def test_tokens_and_cache_grow_with_the_micro_batch():
     assert column("decode_tokens", batch=32) == pytest.approx(2 * column("decode_tokens"))
-    assert column("decode_cache", batch=16) == pytest.approx(2 * column("decode_cache"))
+    none = column("decode_weights")
+    once = column("decode_weights", cache=1e-5) - none
+    assert once == pytest.approx(1e-5 * 64 * 8 * (512 + 65 / 2))
+    assert column("decode_weights", cache=1e-5, batch=16) - none == pytest.approx(2 * once)
 
 
 def test_a_single_request_leaves_stages_waiting():
@@ -129,11 +184,13 @@ def test_replicas_multiply_the_energy_of_their_share():
 @given(
     rho=st.floats(0.01, 0.99),
     exponent=st.floats(0.01, 0.79),
+    factor=st.floats(0.2, 5.0),
+    precision=st.sampled_from(["bf16", "fp8", "nvfp4"]),
     t=st.sampled_from([1, 2, 4, 8]),
     p=st.sampled_from([1, 2, 4, 8]),
     batch=st.integers(1, 128),
 )
-def test_slopes_match_finite_differences(rho, exponent, t, p, batch):
+def test_slopes_match_finite_differences(rho, exponent, factor, precision, t, p, batch):
     frame = pd.DataFrame(
         [
             {
@@ -142,14 +199,15 @@ def test_slopes_match_finite_differences(rho, exponent, t, p, batch):
                 "output_tokens": 9,
                 "tensor_parallel": t,
                 "pipeline_parallel": p,
+                "precision": precision,
             }
         ]
     )
-    work = work_of(frame, np.array([0.9]), np.array([4096.0]))
+    work = ModelTraits(idle_expert=0.9).work_of(frame)
     for phase in ("prefill", "decode"):
-        slopes = FORM.slopes(work, phase, [rho, exponent])
-        for j in range(2):
-            up, down = [rho, exponent], [rho, exponent]
+        slopes = FORM.slopes(work, phase, [rho, exponent, factor])
+        for j in range(3):
+            up, down = [rho, exponent, factor], [rho, exponent, factor]
             up[j] += 1e-6
             down[j] -= 1e-6
             above, below = FORM.columns(work, phase, up), FORM.columns(work, phase, down)
@@ -177,4 +235,4 @@ def test_rows_without_work_are_refused(bad):
         [{"batch": 1, "input_tokens": 8, "output_tokens": 8, "precision": "bf16", **bad}]
     )
     with pytest.raises(FitError):
-        work_of(frame, np.zeros(1), np.full(1, 4096.0))
+        ModelTraits().work_of(frame)

@@ -1,211 +1,83 @@
 """How much power a GPU draws while it runs one operator: the twin's operator power law.
 
-    P = P_floor + (P_limit - P_floor) * D * s(x)
-    x = S * (k0 + kc * u_compute^a + km * u_memory^b) * prod_j z_j^g_j
-    s(x) = x / (1 + x^q)^(1/q),   D = latency / (latency + G)
+    P = P_floor + (P_limit - P_floor) * share
 
-u_compute is achieved FLOP/s over the datasheet peak of the number format, u_memory achieved
-bytes/s over the datasheet bandwidth, z_j the readable drivers of `DRIVERS` (rows, tiles, ...).
-s bends smoothly into the power limit. k, a, b, q and g belong to the operator kind and are shared
-by all GPUs; S and G are one number each per GPU, framework and number format. P_floor and P_limit
-are facts of the GPU. D is the share of the measuring loop in which the kernel ran: the tables
-repeat one kernel, and short ones read too low. In a settled stream of kernels D is 1, and that
-is what the twin asks for. The coefficients are in power_law.json, written by
-`python benchmarks/calibrate_twin_power.py`; docs/twin.md prints them with their errors.
+The share is a closed form of what the kernel does: `power_kind` for kernels that arithmetic or
+memory drives (GEMM, experts, attention), `power_state` for state kernels (Mamba2, gated delta
+net). P_floor and P_limit are facts of the GPU. The share contains D, the part of the measuring
+loop in which the kernel ran: the tables repeat one kernel, and short ones read too low. In a
+settled stream of kernels D is 1, and that is what the twin asks for. The coefficients are in
+power_law.json, written by `python benchmarks/calibrate_twin_power.py`; docs/twin.md prints them
+with their errors.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from harness.engines.twin.work import OperatorWork
+from harness.engines.twin.power_kind import DRIVERS, KindLaw, saturate
+from harness.engines.twin.power_state import StateKernel, StateLaw
+from harness.engines.twin.power_use import Floats, HardwareFacts, Use, peak_flops
+from harness.engines.twin.work_types import OperatorWork
 from harness.errors import EngineError
 
-Floats = npt.NDArray[np.float64]
+__all__ = [
+    "COMMUNICATION_KIND",
+    "DRIVERS",
+    "LAW_FILE",
+    "HardwareFacts",
+    "KindLaw",
+    "PowerLaw",
+    "StateKernel",
+    "StateLaw",
+    "Use",
+    "key_of",
+    "law_from_dict",
+    "law_name",
+    "load_power_law",
+    "peak_flops",
+    "saturate",
+]
 
-
-class HardwareFacts(Protocol):
-    """The facts of a GPU that the law needs; `harness.catalog.Hardware` has them."""
-
-    @property
-    def hardware(self) -> str:
-        """Canonical name."""
-
-    @property
-    def peak_flops(self) -> Mapping[str, float]:
-        """Dense peak FLOP/s by number format."""
-
-    @property
-    def memory_bandwidth_bytes_per_s(self) -> float:
-        """Memory bandwidth."""
-
-    @property
-    def power_limit_w(self) -> float:
-        """Default power limit, W."""
-
-    @property
-    def idle_power_w(self) -> float | None:
-        """Power with nothing loaded, W; None if unknown."""
-
-    @property
-    def loaded_idle_power_w(self) -> float | None:
-        """Power with weights loaded and nothing running, W; None if unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """What the drivers may look at: one entry an operator call, all arrays of shape (n,)."""
-
-    latency_s: Floats
-    rows: Floats
-    blocks: Floats
-    bytes: Floats
-    flops: Floats
-    head_dim: Floats
-    window: Floats
-    skew: Floats
-    sequences: Floats
-
-
-def _log_ratio(value: Floats, reference: float) -> Floats:
-    """ln(value / reference), 0 where the value is missing or zero."""
-    known = np.isfinite(value) & (value > 0)
-    return np.where(known, np.log(np.where(known, value, reference) / reference), 0.0)
-
-
-_BLOCKS_A_WAVE = 132.0  # compute units of an H200; a B200 has 148
-
-DRIVERS: dict[str, Callable[[Use], Floats]] = {
-    "latency": lambda use: _log_ratio(use.latency_s, 1e-3),
-    "rows": lambda use: _log_ratio(use.rows, 1024.0),
-    "blocks": lambda use: _log_ratio(use.blocks, _BLOCKS_A_WAVE),
-    "fill": lambda use: _log_ratio(use.blocks / (use.blocks + _BLOCKS_A_WAVE), 0.5),
-    "bytes": lambda use: _log_ratio(use.bytes, 64e6),
-    "intensity": lambda use: _log_ratio(use.flops / use.bytes, 200.0),
-    "head_dim": lambda use: _log_ratio(use.head_dim, 128.0),
-    "window": lambda use: np.where(use.window > 0, 1.0, 0.0),
-    "sequences": lambda use: _log_ratio(use.sequences, 16.0),
-    "length": lambda use: _log_ratio(use.rows / use.sequences, 1024.0),
-    "skew": lambda use: np.where(np.isfinite(use.skew), use.skew, 0.0),
-}
-"""Each z_j as its logarithm, zero at the reference: 1 ms, 1,024 rows, 132 tiles, 64 MB, ..."""
-
-
-@dataclass(frozen=True, slots=True)
-class KindLaw:
-    """Coefficients of one operator kind.
-
-    Attributes
-    ----------
-    sharpness
-        q, how sharply the power bends into the limit.
-    base, compute, memory
-        k0, kc, km.
-    compute_exponent, memory_exponent
-        a, b.
-    drivers
-        g_j by driver name.
-    domain
-        Range of each driver (as its logarithm) in the calibration data; values are held there.
-    scales, gaps_s
-        S, and G in seconds, by "hardware|framework|number format|variant".
-    errors
-        By hardware: {"median": ..., "p68": ...} relative errors on shapes held out of the fit.
-    transfer_error
-        Median relative error on one GPU type of the law fitted on the other one only; None
-        where only one GPU type was measured.
-    """
-
-    sharpness: float
-    base: float
-    compute: float
-    compute_exponent: float
-    memory: float
-    memory_exponent: float
-    drivers: Mapping[str, float]
-    domain: Mapping[str, tuple[float, float]]
-    scales: Mapping[str, float]
-    gaps_s: Mapping[str, float]
-    errors: Mapping[str, Mapping[str, float]]
-    transfer_error: float | None
-
-    def scale_and_gap(self, key: str) -> tuple[float, float]:
-        """Find S and G for a key; the geometric means of the closest known keys otherwise.
-
-        Closest means: most of GPU, framework, number format and variant in common, the kernel
-        variant counting first, then format, framework, GPU.
-        """
-        if key in self.scales:
-            return self.scales[key], self.gaps_s[key]
-        wanted = key.split("|")
-
-        def closeness(other: str) -> int:
-            pairs = zip(wanted, other.split("|"), (1, 2, 4, 8), strict=True)
-            return sum(weight for mine, theirs, weight in pairs if mine == theirs)
-
-        best = max(closeness(other) for other in self.scales)
-        near = [other for other in self.scales if closeness(other) == best]
-        logs = np.log([[self.scales[other], self.gaps_s[other]] for other in near])
-        scale, gap = np.exp(logs.mean(axis=0))
-        return float(scale), float(gap)
-
-    def share(self, u_compute: Floats, u_memory: Floats, use: Use, scale: Floats) -> Floats:
-        """Share of the range between floor and limit that a settled kernel draws, 0 to 1."""
-        drive = (
-            self.base
-            + self.compute * u_compute**self.compute_exponent
-            + self.memory * u_memory**self.memory_exponent
-        )
-        exponent = np.zeros_like(u_compute)
-        for name, power in self.drivers.items():
-            low, high = self.domain[name]
-            exponent = exponent + power * np.clip(DRIVERS[name](use), low, high)
-        return saturate(scale * drive * np.exp(exponent), self.sharpness)
-
-
-def saturate(x: Floats, sharpness: float) -> Floats:
-    """Bend x smoothly into 1: x / (1 + x^q)^(1/q)."""
-    x = np.clip(x, 1e-12, 1e6)
-    with np.errstate(invalid="ignore"):  # nan in, nan out
-        return np.exp(-np.logaddexp(0.0, -sharpness * np.log(x)) / sharpness)
-
-
-_STATE_KINDS = {"mamba2", "gdn"}
-_STREAMING_KINDS = {"elementwise", "embedding"}
+_STATE_KINDS = frozenset({"mamba2", "gdn"})
+_STATE_UPDATES = frozenset(
+    {
+        "fused_recurrent_gated_delta_rule",
+        "fused_sigmoid_gating_delta_rule_update",
+        "selective_state_update",
+    }
+)
+_STREAMING_KINDS = frozenset({"elementwise", "embedding"})
 COMMUNICATION_KIND = "communication"
+_STREAMING_ROWS = 16.0
+"""Rows that a streaming kernel stands for in the GEMM law: a decode GEMM, bound by memory."""
 
 
 def law_name(kind: str, variant: str = "") -> str:
     """Name of the coefficient set that serves a kind (and kernel variant).
 
     Streaming kernels (element-wise, embedding), which nobody measured alone, take the GEMM law
-    as a GEMM of few rows would: it too does nothing but stream its weights.
+    without FLOPs: a GEMM of few rows too does nothing but stream its weights.
     """
     if kind in _STREAMING_KINDS:
         return "gemm"
     if kind in _STATE_KINDS:
-        return "conv1d" if variant.startswith("causal_conv1d") else "scan"
+        if variant.startswith("causal_conv1d"):
+            return "conv1d"
+        return "state_update" if variant in _STATE_UPDATES else "scan"
     return kind
 
 
-_STREAMING_ROWS = 16.0
-"""Rows that a streaming kernel stands for in the GEMM law: a decode GEMM, bound by memory."""
-
-
-def _floats(value: Any, size: int) -> Floats:
-    return np.broadcast_to(np.asarray(value, dtype=np.float64), (size,))
-
-
-def _texts(value: Any, size: int) -> list[str]:
-    return [value] * size if isinstance(value, str) else [str(item) for item in value]
+def key_of(hardware: str, framework: str, number_format: str, kind: str) -> str:
+    """Key of a law's coefficients: hardware|framework|number format|kind of state kernel."""
+    return f"{hardware}|{framework}|{number_format}|{kind if kind in _STATE_KINDS else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +101,7 @@ class PowerLaw:
         Where the coefficients come from: data, rows, command.
     """
 
-    laws: Mapping[str, KindLaw]
+    laws: Mapping[str, KindLaw | StateLaw]
     floors_w: Mapping[str, float]
     communication_share: float
     communication_error: float
@@ -255,8 +127,8 @@ class PowerLaw:
         blocks: Any = np.nan,
         head_dim: Any = 0.0,
         window: Any = 0.0,
-        skew: Any = 0.0,
         sequences: Any = np.nan,
+        heads: Any = np.nan,
         framework: str = "vllm",
         power_limit_w: float | None = None,
         settled: bool = True,
@@ -271,7 +143,7 @@ class PowerLaw:
             Work and duration of one call; arrays of shape (n,) or numbers.
         hardware
             Facts of the GPU.
-        precision, number_format, variant, rows, blocks, head_dim, window, skew, sequences
+        precision, number_format, variant, rows, blocks, head_dim, window, sequences, heads
             As in `work.OperatorWork`; one value or one an entry. A missing driver (nan) stands
             at its reference value. number_format defaults to the precision's own.
         framework
@@ -294,52 +166,40 @@ class PowerLaw:
             Unknown kind.
         """
         size = max(np.size(flops), np.size(bytes), np.size(latency_s))
-        latency = _floats(latency_s, size)
+        latency = np.asarray(latency_s, dtype=np.float64)
+        latency = np.where(latency > 0, latency, np.nan)
+        done, moved = np.asarray(flops, dtype=np.float64), np.asarray(bytes, dtype=np.float64)
+        rest = (rows, blocks, moved, done, head_dim, window, sequences, heads)
         use = Use(
             latency,
-            *(
-                _floats(v, size)
-                for v in (rows, blocks, bytes, flops, head_dim, window, skew, sequences)
-            ),
+            done / latency / _peaks(hardware, precision),
+            moved / latency / hardware.memory_bandwidth_bytes_per_s,
+            *(np.asarray(value, dtype=np.float64) for value in rest),
         )
-        kinds, variants = _texts(kind, size), _texts(variant, size)
-        precisions = _texts(precision, size)
-        formats = (
-            [_FORMAT_OF_PRECISION.get(p, p) for p in precisions]
-            if number_format is None
-            else _texts(number_format, size)
-        )
-        peaks = np.array([peak_flops(hardware, p) for p in precisions])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            positive = np.where(latency > 0, latency, np.nan)
-            u_compute = use.flops / positive / peaks
-            u_memory = use.bytes / positive / hardware.memory_bandwidth_bytes_per_s
+        if number_format is None:
+            number_format = _default_formats(precision)
         limit = float(hardware.power_limit_w if power_limit_w is None else power_limit_w)
         floor = min(self.floor_w(hardware), limit)
-        share = np.full(size, np.nan)
-        names = np.array([law_name(k, v) for k, v in zip(kinds, variants, strict=True)])
-        for name in np.unique(names):
-            at = names == name
-            if name == "other":
+        share = np.empty(size)
+        for at, kernel in _alike(kind, variant, number_format, size):
+            if kernel.kind == COMMUNICATION_KIND:
+                share[at] = self._communication(hardware, floor, limit)
+            elif kernel.kind == "other":
                 share[at] = self.other_share
-                continue
-            if name == COMMUNICATION_KIND:
-                idle = min(self.waiting_w(hardware), limit)
-                drawn = idle + self.communication_share * (limit - idle)
-                share[at] = max(drawn - floor, 0.0) / max(limit - floor, 1e-9)
-                continue
-            law = self._law(str(name))
-            keys = [
-                f"{hardware.hardware}|{framework}|{formats[i]}|{variants[i]}"
-                for i in np.flatnonzero(at)
-            ]
-            found = {key: law.scale_and_gap(key) for key in set(keys)}
-            scale, gap = np.array([found[key] for key in keys]).T
-            part = Use(*(getattr(use, field)[at] for field in Use.__slots__))
-            share[at] = law.share(u_compute[at], u_memory[at], part, scale)
-            if not settled:
-                share[at] *= latency[at] / (latency[at] + gap)
-        return np.asarray(floor + (limit - floor) * share, dtype=np.float64)
+            else:
+                law = self._law(law_name(kernel.kind, kernel.variant))
+                key = key_of(hardware.hardware, framework, kernel.number_format, kernel.kind)
+                part = use if at is _ALL else use.take(at)
+                if kernel.kind in _STREAMING_KINDS:
+                    part = part.with_rows(_STREAMING_ROWS)
+                share[at] = law.share(part, key, settled=settled)
+        return np.asarray(floor + (limit - floor) * share)
+
+    def _communication(self, hardware: HardwareFacts, floor_w: float, limit_w: float) -> float:
+        """Share of floor to limit that gives the assumed share of loaded idle to limit."""
+        idle = min(self.waiting_w(hardware), limit_w)
+        drawn = idle + self.communication_share * (limit_w - idle)
+        return max(drawn - floor_w, 0.0) / max(limit_w - floor_w, 1e-9)
 
     def power_of_work(
         self,
@@ -365,8 +225,8 @@ class PowerLaw:
             blocks=work.blocks,
             head_dim=work.head_dim,
             window=work.window,
-            skew=work.skew,
             sequences=work.sequences,
+            heads=work.heads,
             framework=framework,
             power_limit_w=power_limit_w,
             settled=settled,
@@ -398,7 +258,7 @@ class PowerLaw:
         known = [float(entry["p68"]) for entry in law.errors.values()]
         return max([*known, law.transfer_error or 0.0])
 
-    def _law(self, name: str) -> KindLaw:
+    def _law(self, name: str) -> KindLaw | StateLaw:
         try:
             return self.laws[name]
         except KeyError:
@@ -413,29 +273,41 @@ _IDLE_SHARE = 0.15
 and 0.21 loaded (harness/catalog/hardware.json)."""
 
 _FORMAT_OF_PRECISION = {"bf16": "bfloat16", "fp16": "bfloat16"}
-_WIDER = {
-    "nvfp4": ("fp8", "int8", "bf16", "fp16"),
-    "mxfp4": ("fp8", "int8", "bf16", "fp16"),
-    "int4": ("int8", "bf16", "fp16"),
-    "int8": ("fp8", "bf16", "fp16"),
-    "fp8": ("bf16", "fp16"),
-    "bf16": ("fp16",),
-    "fp16": ("bf16",),
-}
 
 
-def peak_flops(hardware: HardwareFacts, precision: str) -> float:
-    """Datasheet peak for a number format; the next wider one the GPU has where it lacks it.
+def _default_formats(precision: Any) -> Any:
+    if isinstance(precision, str):
+        return _FORMAT_OF_PRECISION.get(precision, precision)
+    return [_FORMAT_OF_PRECISION.get(str(name), str(name)) for name in precision]
 
-    A GPU without FP8 or FP4 arithmetic computes on widened values.
-    """
-    for name in (precision, *_WIDER.get(precision, ())):
-        if name in hardware.peak_flops:
-            return float(hardware.peak_flops[name])
-    raise EngineError(
-        f"no peak FLOP/s for {precision!r} on {hardware.hardware}",
-        fix=f"known: {', '.join(hardware.peak_flops)}",
-    )
+
+def _peaks(hardware: HardwareFacts, precision: Any) -> float | Floats:
+    if isinstance(precision, str):
+        return peak_flops(hardware, precision)
+    return np.array([peak_flops(hardware, str(name)) for name in precision])
+
+
+class _Kernel(NamedTuple):
+    """What chooses the coefficients of a call."""
+
+    kind: str
+    variant: str
+    number_format: str
+
+
+_ALL = slice(None)
+
+
+def _alike(kind: Any, variant: Any, number_format: Any, size: int) -> Iterator[tuple[Any, _Kernel]]:
+    """Split calls into groups of one kernel: index and kernel. One group where all are strings."""
+    texts = (kind, variant, number_format)
+    if all(isinstance(text, str) for text in texts):
+        yield _ALL, _Kernel(*texts)
+        return
+    columns = [[text] * size if isinstance(text, str) else list(map(str, text)) for text in texts]
+    kernels = [_Kernel(*row) for row in zip(*columns, strict=True)]
+    for kernel in dict.fromkeys(kernels):
+        yield np.array([other == kernel for other in kernels]), kernel
 
 
 LAW_FILE = Path(__file__).with_name("power_law.json")
@@ -449,19 +321,22 @@ def load_power_law(path: Path = LAW_FILE) -> PowerLaw:
 
 def law_from_dict(document: Mapping[str, Any]) -> PowerLaw:
     """Build the law from the document that the calibration writes."""
-    laws = {
-        name: KindLaw(
-            **{k: v for k, v in entry.items() if k != "domain"},
-            domain={k: (float(v[0]), float(v[1])) for k, v in entry["domain"].items()},
-        )
-        for name, entry in document["laws"].items()
-    }
     communication = document["communication"]
     return PowerLaw(
-        laws=laws,
+        laws={name: _law_from_dict(entry) for name, entry in document["laws"].items()},
         floors_w=document["floors_w"],
         communication_share=float(communication["share"]),
         communication_error=float(communication["relative_error"]),
         other_share=float(document["other_share"]),
         provenance=document["provenance"],
     )
+
+
+def _law_from_dict(entry: Mapping[str, Any]) -> KindLaw | StateLaw:
+    fields = dict(entry)
+    fields["domain"] = {k: (float(low), float(high)) for k, (low, high) in entry["domain"].items()}
+    if "kernels" not in fields:
+        return KindLaw(**fields)
+    fields["kernels"] = {key: StateKernel(**kernel) for key, kernel in entry["kernels"].items()}
+    fields["closeness"] = tuple(entry["closeness"])
+    return StateLaw(**fields)

@@ -112,19 +112,18 @@ class KernelTables:
             )
         self._database = _database(hardware.twin_system, hardware.twin_version)
         self._backend = _backend()
-        self.model = self._build(model, tensor_parallel, expert_parallel, precision)
+        modes = _modes(precision, hardware, bool(model.experts))
+        self.model = self._build(model, tensor_parallel, expert_parallel, modes)
         self.encoder_operators: list[Any] = list(self.model.encoder_ops)
         self.prefill_operators: list[Any] = list(self.model.context_ops)
         self.decode_operators: list[Any] = list(self.model.generation_ops)
 
-    def _build(self, model: ModelFacts, ranks: int, expert_ranks: int, precision: str) -> Any:
+    def _build(
+        self, model: ModelFacts, ranks: int, expert_ranks: int, modes: tuple[str, str]
+    ) -> Any:
         from aiconfigurator_core.sdk import config_builders, models
 
-        if precision not in QUANTISATION:
-            raise NoKernelDataError(f"no kernel tables for precision {precision}")
-        dense, experts = QUANTISATION[precision]
-        if precision == "int4" and model.experts:
-            dense = "bfloat16"
+        dense, experts = modes
         try:
             settings = config_builders.build_model_config(
                 tp_size=ranks,
@@ -174,6 +173,20 @@ class KernelTables:
             cache,
             memory["total"] * 2**30 - weights - cache,
         )
+
+
+def _modes(precision: str, hardware: Hardware, has_experts: bool) -> tuple[str, str]:
+    """Modes of the dense and the expert products for one precision on one GPU type."""
+    if precision not in QUANTISATION:
+        raise NoKernelDataError(f"no kernel tables for precision {precision}")
+    dense, experts = QUANTISATION[precision]
+    if precision == "int4" and has_experts:
+        dense = "bfloat16"
+    if precision == "fp8" and hardware.architecture == "Hopper":
+        # Experts with one scale a tensor run untuned there, three times slower than bf16;
+        # published FP8 checkpoints of expert models scale by blocks, and so does the twin.
+        experts = "fp8_block"
+    return dense, experts
 
 
 def tables_version() -> str:
