@@ -113,7 +113,7 @@ def fit_law(rows: Rows, drivers: Sequence[str], *, memory_only: bool = False) ->
 def _power(law: KindLaw, rows: Rows, scale: Floats, gap_s: Floats) -> Floats:
     share = law.settled_share(rows.use, scale)
     duty = rows.use.latency_s / (rows.use.latency_s + gap_s)
-    return rows.floor_w + (rows.limit_w - rows.floor_w) * duty * share
+    return np.asarray(rows.floor_w + (rows.limit_w - rows.floor_w) * duty * share)
 
 
 def fit_named(rows: Rows, name: str) -> KindLaw | StateLaw:

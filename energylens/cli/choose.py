@@ -201,11 +201,14 @@ def _name(choice: Choice) -> str:
     return f"{choice.hardware} {choice.parallelism} {choice.precision} ({gpus})"
 
 
+_LATENCY_SOURCES = {"run": "as in the run", "interpolated": "interpolated from the run"}
+
+
 def _latency(choice: Choice) -> str:
     if choice.latency_source == "unknown":
         return "not known"
     text = f"TTFT {duration(choice.ttft_s)}, {duration(choice.tpot_s)} per output token"
-    return f"{text} ({choice.latency_source})"
+    return f"{text} ({_LATENCY_SOURCES[choice.latency_source]})"
 
 
 def _fastest(answer: Recommendation) -> str:
@@ -213,6 +216,14 @@ def _fastest(answer: Recommendation) -> str:
     if answer.fastest == answer.best:
         return "the same configuration"
     return f"{_name(answer.fastest)}, {percent(answer.latency_penalty)} more energy"
+
+
+def _chance(probability_best: float | None) -> str:
+    """Probability of being best, in the few characters of a table cell."""
+    if probability_best is None:
+        return "–"  # noqa: RUF001
+    share = 100 * probability_best
+    return "< 1 %" if share < 1 else f"{share:.0f} %"
 
 
 def _print_candidates(answer: Recommendation) -> None:
@@ -231,7 +242,7 @@ def _print_candidates(answer: Recommendation) -> None:
                 f"±{100 * half:.0f} %",
                 duration(choice.ttft_s),
                 duration(choice.tpot_s),
-                "over" if choice.over_limits else probability(choice.probability_best),
+                "over" if choice.over_limits else _chance(choice.probability_best),
             )
         )
     out = console()
@@ -247,7 +258,7 @@ def _print_candidates(answer: Recommendation) -> None:
                 "95 %",
                 "TTFT",
                 "TPOT",
-                "P(best)",
+                "best",
             ],
             rows,
             title="\nCandidates, least energy first" + (f" ({left} more: --json)" if left else ""),

@@ -103,8 +103,8 @@ def latency_table(asked: pd.DataFrame, measurements: pd.DataFrame | None) -> pd.
     -------
     pandas.DataFrame
         In row order of `asked`: ttft_s, tpot_s, total_latency_s (null where unknown),
-        latency_source (`measured`, `interpolated` or `unknown`), latency_error (relative,
-        90th percentile of held-out rows; 0 for measured ones).
+        latency_source (`run`: found there, `interpolated` or `unknown`), latency_error (relative,
+        90th percentile of held-out rows; 0 for those of the run).
     """
     import pandas as pd
 
@@ -129,7 +129,7 @@ def latency_table(asked: pd.DataFrame, measurements: pd.DataFrame | None) -> pd.
             if exact["ttft_s"].notna().any() and exact["tpot_s"].notna().any():
                 for name in ("ttft_s", "tpot_s", "total_latency_s"):
                     result.loc[index, name] = exact[name].median()
-                result.loc[index, "latency_source"] = "measured"
+                result.loc[index, "latency_source"] = "run"
                 result.loc[index, "latency_error"] = 0.0
         open_rows = rows[result.loc[rows.index, "latency_source"].eq("unknown")]
         if len(open_rows):

@@ -22,7 +22,7 @@ class Choice:
     energy_per_output_token_j
         What candidates are ranked by; the batch may differ between them.
     latency_source
-        `measured`, `interpolated` or `unknown`.
+        `run` (found there), `interpolated` or `unknown`.
     latency_error
         Relative error of an interpolated latency (90 % of held-out rows err less).
     extrapolated

@@ -22,7 +22,7 @@ def test_a_workload_that_was_run_gives_its_own_latency(table: pd.DataFrame) -> N
     rows = asked(batch=16, input_tokens=1024, output_tokens=256)
     found = latency_table(rows, table)
     truth = face_data.latencies(rows)
-    assert found["latency_source"].eq("measured").all()
+    assert found["latency_source"].eq("run").all()
     assert found["latency_error"].eq(0).all()
     np.testing.assert_allclose(found["ttft_s"], truth["ttft_s"])
     np.testing.assert_allclose(found["tpot_s"], truth["itl_s"])

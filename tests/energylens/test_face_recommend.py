@@ -193,7 +193,7 @@ def test_the_python_face_finds_the_run_beside_the_fit(fit_file: Path) -> None:
     answer = energylens.recommend(
         fit_file, model=LARGE, batch=16, input_tokens=1024, output_tokens=256, tpot_s=1.0
     )
-    assert answer.best.latency_source == "measured"
+    assert answer.best.latency_source == "run"
 
 
 def test_vllm_command() -> None:
@@ -239,7 +239,7 @@ class TestCommand:
             "regret bound",
             "runner-up",
             "fastest",
-            "(measured)",
+            "(as in the run)",
             "vllm serve Qwen/Qwen3-32B",
         ):
             assert part in result.output

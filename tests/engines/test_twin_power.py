@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,10 @@ from harness.catalog import known_hardware, load_hardware
 from harness.engines.twin.power import (
     DRIVERS,
     KindLaw,
+    StateKernel,
+    StateLaw,
     Use,
+    key_of,
     law_name,
     load_power_law,
     peak_flops,
@@ -36,15 +39,13 @@ PHYSICAL = ("gemm", "moe", "context_attention", "generation_attention", "encoder
 
 @pytest.fixture(scope="module")
 def calibration(repository: Path) -> ModuleType:
-    """The calibration script as a module."""
-    path = repository / "benchmarks" / "calibrate_twin_power.py"
-    spec = importlib.util.spec_from_file_location("calibrate_twin_power", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The calibration script as a module; its helper modules lie beside it."""
+    folder = str(repository / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module("calibrate_twin_power")
+    finally:
+        sys.path.remove(folder)
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +190,105 @@ def test_drivers_are_zero_at_their_reference_and_where_missing() -> None:
         assert driver(missing)[0] == 0.0, name
 
 
-def test_state_kernels_share_laws_by_variant() -> None:
+def test_state_kernels_have_a_law_by_role() -> None:
     assert law_name("mamba2", "causal_conv1d_fn") == law_name("gdn", "causal_conv1d_update")
     assert law_name("gdn", "chunk_gated_delta_rule") == "scan"
+    assert law_name("mamba2", "selective_state_update") == "state_update"
     assert law_name("elementwise") == "gemm"
+
+
+def test_unmeasured_state_kernels_take_the_nearest_one() -> None:
+    """A convolution goes by framework (the same code for both kinds), a scan by kind."""
+    h200 = key_of("H200-SXM5-141GB", "vllm", "bfloat16", "mamba2")
+    use = Use(*(np.array([1e-3]) for _ in Use.__slots__))
+    conv1d, scan = LAW.laws["conv1d"], LAW.laws["scan"]
+    same_code = key_of("H200-SXM5-141GB", "vllm", "bfloat16", "gdn")
+    same_kind = key_of("B200-SXM6-180GB", "trtllm", "bfloat16", "mamba2")
+    for law, key in ((conv1d, same_code), (scan, same_kind)):
+        assert law.share(use, h200, settled=True) == law.share(use, key, settled=True)
+
+
+STATE_KERNEL = StateKernel(
+    empty=0.05,
+    ceiling=0.6,
+    drive=1.0,
+    batch=1.4,
+    length=1.5,
+    heads=0.8,
+    latency=0.0,
+    padding_tokens=30.0,
+    full=20.0,
+    fill_sharpness=2.0,
+    ceiling_latency=0.05,
+    ceiling_heads=-0.05,
+    gap_s=3e-5,
+    carry_1=0.5,
+    carry_2=0.1,
+)
+
+
+def test_a_state_kernel_rises_from_empty_to_its_ceiling() -> None:
+    batch, length = np.array([1.0, 1.0, 8.0, 64.0]), np.array([1.0, 256.0, 1024.0, 32768.0])
+    kernel = replace(STATE_KERNEL, ceiling_latency=0.0)
+    share = kernel.share(batch, length, np.full(4, 32.0), np.full(4, 1e-3), settled=True)
+    assert np.all(np.diff(share) > 0)
+    assert share[0] == pytest.approx(0.05, rel=0.3)
+    assert share[-1] == pytest.approx(0.6, rel=0.02)
+
+
+def test_carry_over_and_gaps_are_in_the_tables_only() -> None:
+    one, many = np.array([1.0]), np.array([8.0])
+
+    def share(batch: Any, length: float, settled: bool) -> float:
+        use = (batch, np.array([length]), np.array([32.0]), np.array([1e-4]))
+        return float(STATE_KERNEL.share(*use, settled=settled)[0])
+
+    duty = 1e-4 / (1e-4 + 3e-5)
+    assert share(one, 1.0, False) == pytest.approx(duty * share(one, 1.0, True))
+    assert share(many, 4.0, False) == pytest.approx(duty * share(many, 4.0, True))
+    assert share(many, 1.0, False) > share(many, 2.0, False) > duty * share(many, 2.0, True)
+
+
+@given(
+    law=st.sampled_from(["conv1d", "scan", "state_update"]),
+    sequences=st.floats(1, 1e5),
+    length=st.floats(1, 1e7),
+    heads=st.floats(0.5, 1e4),
+    latency=st.floats(1e-7, 1e3),
+    settled=st.booleans(),
+)
+def test_state_kernels_stay_between_floor_and_limit_far_outside_the_data(
+    law: str, sequences: float, length: float, heads: float, latency: float, settled: bool
+) -> None:
+    one = np.array([1.0])
+    fields = dict.fromkeys(Use.__slots__, one) | {
+        "latency_s": one * latency,
+        "rows": one * sequences * length,
+        "sequences": one * sequences,
+        "heads": one * heads,
+    }
+    state = LAW.laws[law]
+    assert isinstance(state, StateLaw)
+    for key in state.kernels:
+        assert 0.0 <= state.share(Use(**fields), key, settled=settled)[0] <= 1.0
+
+
+def test_formats_and_kernels_of_rows_may_differ_in_one_call() -> None:
+    shape = {"rows": [64.0, 64.0], "blocks": 200.0}
+    both = LAW.power_w(
+        "gemm", 1e12, [1e9, 1e9], 1e-3, H200, ["bf16", "fp8"], number_format=None, **shape
+    )
+    alone = [
+        LAW.power_w("gemm", 1e12, 1e9, 1e-3, H200, p, rows=64.0, blocks=200.0)[0]
+        for p in ("bf16", "fp8")
+    ]
+    np.testing.assert_allclose(both, alone)
+    assert both[0] != both[1]
+
+
+def test_streaming_kernels_stand_for_a_gemm_of_few_rows() -> None:
+    power = LAW.power_w("elementwise", 0.0, 1e9, 1e-3, H200, rows=65536.0)
+    assert power == LAW.power_w("gemm", 0.0, 1e9, 1e-3, H200, rows=16.0)
 
 
 def test_the_estimator_recovers_a_known_law(calibration: ModuleType) -> None:
@@ -218,12 +314,12 @@ def test_the_estimator_recovers_a_known_law(calibration: ModuleType) -> None:
         use,
         latency_s=10 ** rng.uniform(-4.3, -2, size),
         rows=10 ** rng.uniform(0, 4.5, size),
+        u_compute=rng.uniform(0.001, 0.7, size),
+        u_memory=rng.uniform(0.01, 0.9, size),
     )
     key = rng.choice(list(truth.scales), size)
     rows = calibration.Rows(
         use=use,
-        u_compute=rng.uniform(0.001, 0.7, size),
-        u_memory=rng.uniform(0.01, 0.9, size),
         floor_w=100 * ones,
         limit_w=700 * ones,
         power_w=ones,
@@ -232,16 +328,61 @@ def test_the_estimator_recovers_a_known_law(calibration: ModuleType) -> None:
         split=np.full(size, "train"),
         operator=np.full(size, "gemm"),
     )
-    clean = calibration.predict(truth, rows)
+    rows_module = sys.modules["calibrate_twin_power_rows"]
+    clean = rows_module.predict(truth, rows)
     noisy = replace(rows, power_w=clean * np.exp(rng.normal(0, 0.03, size)))
     outliers = rng.random(size) < 0.05
     noisy.power_w[outliers] *= 0.5
     law = calibration.fit_law(noisy, ("rows",))
-    error = np.abs(calibration.predict(law, rows) / clean - 1)
+    error = np.abs(rows_module.predict(law, rows) / clean - 1)
     assert np.median(error) < 0.01
     assert law.drivers["rows"] == pytest.approx(0.1, abs=0.03)
     ratio = law.scales["B|f|bfloat16|"] / law.scales["A|f|bfloat16|"]
     assert ratio == pytest.approx(1.25 / 0.8, rel=0.1)
+
+
+def test_the_state_estimator_recovers_a_known_kernel(calibration: ModuleType) -> None:
+    states = sys.modules["calibrate_twin_power_state"]
+    predict = sys.modules["calibrate_twin_power_rows"].predict
+    rng = np.random.default_rng(1)
+    grid = np.array(np.meshgrid(2.0 ** np.arange(8), 2.0 ** np.arange(15), [16.0, 32.0, 64.0]))
+    batch, length, heads = grid.reshape(3, -1)
+    size = batch.size
+    key = key_of("H200-SXM5-141GB", "vllm", "bfloat16", "gdn")
+    domain = dict.fromkeys(("batch", "length", "heads", "latency_s"), (1e-9, 1e9))
+    truth = StateLaw({key: STATE_KERNEL}, (1, 2, 4, 8), domain, {}, None)
+    fields = dict.fromkeys(Use.__slots__, np.ones(size)) | {
+        "latency_s": 2e-5 + 3e-10 * batch * length * heads,
+        "rows": batch * length,
+        "sequences": batch,
+        "heads": heads,
+    }
+    rows = calibration.Rows(
+        use=Use(**fields),
+        floor_w=np.full(size, 100.0),
+        limit_w=np.full(size, 700.0),
+        power_w=np.ones(size),
+        hardware=np.full(size, "H200-SXM5-141GB"),
+        key=np.full(size, key),
+        split=np.full(size, "train"),
+        operator=np.full(size, "gdn"),
+    )
+    clean = predict(truth, rows)
+    noisy = replace(rows, power_w=clean * np.exp(rng.normal(0, 0.02, size)))
+    noisy.power_w[rng.random(size) < 0.1] *= 0.85
+    plan = states.StateFit(
+        "scan",
+        "gdn",
+        ("vllm",),
+        ("batch", "length", "heads", "padding_tokens", "full", "ceiling_heads", "ceiling_latency"),
+        ("ceiling", "empty", "drive", "carry_1", "carry_2", "gap_s"),
+        fill_sharpness=2.0,
+    )
+    law = replace(truth, kernels=states.fit_kernels(noisy, plan))
+    assert np.median(np.abs(predict(law, rows) / clean - 1)) < 0.01
+    found = law.kernels[key]
+    assert found.ceiling == pytest.approx(0.6, rel=0.1)
+    assert found.batch == pytest.approx(1.4, rel=0.15)
 
 
 def test_no_shape_is_in_two_parts(operators: pd.DataFrame) -> None:
@@ -252,8 +393,14 @@ def test_no_shape_is_in_two_parts(operators: pd.DataFrame) -> None:
     assert parts["test"] == pytest.approx(0.2, abs=0.02)
 
 
-@pytest.mark.parametrize("kind", ["gemm", "moe", "encoder_attention"])
-def test_committed_errors_hold_on_the_measured_tables(operators: pd.DataFrame, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "factor"),
+    # The errors of a state law are of both kinds together; those of Mamba2 are the larger.
+    [("gemm", 1.6), ("moe", 1.6), ("encoder_attention", 1.6), ("gdn", 1.6), ("mamba2", 2.0)],
+)
+def test_committed_errors_hold_on_the_measured_tables(
+    operators: pd.DataFrame, kind: str, factor: float
+) -> None:
     frame = operators[operators["op"] == kind]
     frame = frame[(frame["split"] == "test") & (frame["latency_ms"] > 0.05)]
     for (hardware, framework), group in frame.groupby(["hardware", "framework"]):
@@ -265,4 +412,6 @@ def test_committed_errors_hold_on_the_measured_tables(operators: pd.DataFrame, k
             settled=False,
         )
         error = np.median(np.abs(power / group["power_w"].to_numpy(np.float64) - 1))
-        assert error < 1.6 * LAW.laws[kind].errors[hardware]["median"], (hardware, framework)
+        laws = {law_name(kind, v) for v in group["kernel_source"].astype(str)}
+        known = [LAW.laws[name].errors[hardware]["median"] for name in laws]
+        assert error < factor * max(known), (hardware, framework)

@@ -183,7 +183,7 @@ def test_operator_and_table_row_of_one_shape_give_the_same_features(
     of_object = work_of_operator(operator(models[short], name), phase, 4, 1024)
     of_row = work_of_table(row(**columns), kind)
     assert of_object.kind == of_row.kind
-    for field in ("flops", "bytes", "rows", "blocks", "head_dim", "window", "skew"):
+    for field in ("flops", "bytes", "rows", "blocks", "head_dim", "window", "skew", "heads"):
         assert getattr(of_object, field) == pytest.approx(getattr(of_row, field)[0]), field
     for field in ("precision", "number_format", "variant"):
         assert getattr(of_object, field) == getattr(of_row, field)[0]
@@ -234,6 +234,28 @@ def test_many_shapes_at_once_equal_one_by_one(models: dict[str, Any]) -> None:
                     assert many.flops[i] == one.flops, (short, op._name)
                     assert many.bytes[i] == one.bytes
                     assert many.kind == one.kind
+
+
+def test_what_no_shape_changes_stays_a_single_value(models: dict[str, Any]) -> None:
+    batch = np.array([1.0, 8.0])
+    work = work_of_operator(operator(models["mamba"], "context_mamba_conv1d"), "context", batch, 64)
+    assert work.flops.shape == work.bytes.shape == work.sequences.shape == (2,)
+    assert (work.kind, work.variant) == ("mamba2", "causal_conv1d_fn")
+    assert (work.precision, work.number_format, work.calls) == ("bf16", "bfloat16", 54.0)
+    assert work.heads == (256 * 64 + 2 * 8 * 256) / 128
+
+
+def test_a_specification_is_read_once() -> None:
+    class Gemm:
+        def _spec_json(self) -> str:
+            return '{"Gemm": {"name": "g", "n": 3, "k": 5, "quant_mode": "bfloat16"}}'
+
+    first = work_of_operator(Gemm(), "generation", 4, 9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("json.loads", lambda _: pytest.fail("read again"))
+        again = work_of_operator(Gemm(), "generation", 4, 9)
+    assert first == again
+    assert again.flops == 2 * 4 * 3 * 5
 
 
 def test_every_operator_of_four_architectures_has_a_kind_and_work(models: dict[str, Any]) -> None:

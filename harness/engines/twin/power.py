@@ -14,14 +14,23 @@ with their errors.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from harness.engines.twin.power_keys import (
+    ALL_CALLS,
+    STREAMING_KINDS,
+    alike,
+    default_formats,
+    key_of,
+    law_name,
+    peaks,
+)
 from harness.engines.twin.power_kind import DRIVERS, KindLaw, saturate
 from harness.engines.twin.power_state import StateKernel, StateLaw
 from harness.engines.twin.power_use import Floats, HardwareFacts, Use, peak_flops
@@ -46,38 +55,9 @@ __all__ = [
     "saturate",
 ]
 
-_STATE_KINDS = frozenset({"mamba2", "gdn"})
-_STATE_UPDATES = frozenset(
-    {
-        "fused_recurrent_gated_delta_rule",
-        "fused_sigmoid_gating_delta_rule_update",
-        "selective_state_update",
-    }
-)
-_STREAMING_KINDS = frozenset({"elementwise", "embedding"})
 COMMUNICATION_KIND = "communication"
 _STREAMING_ROWS = 16.0
 """Rows that a streaming kernel stands for in the GEMM law: a decode GEMM, bound by memory."""
-
-
-def law_name(kind: str, variant: str = "") -> str:
-    """Name of the coefficient set that serves a kind (and kernel variant).
-
-    Streaming kernels (element-wise, embedding), which nobody measured alone, take the GEMM law
-    without FLOPs: a GEMM of few rows too does nothing but stream its weights.
-    """
-    if kind in _STREAMING_KINDS:
-        return "gemm"
-    if kind in _STATE_KINDS:
-        if variant.startswith("causal_conv1d"):
-            return "conv1d"
-        return "state_update" if variant in _STATE_UPDATES else "scan"
-    return kind
-
-
-def key_of(hardware: str, framework: str, number_format: str, kind: str) -> str:
-    """Key of a law's coefficients: hardware|framework|number format|kind of state kernel."""
-    return f"{hardware}|{framework}|{number_format}|{kind if kind in _STATE_KINDS else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +152,16 @@ class PowerLaw:
         rest = (rows, blocks, moved, done, head_dim, window, sequences, heads)
         use = Use(
             latency,
-            done / latency / _peaks(hardware, precision),
+            done / latency / peaks(hardware, precision),
             moved / latency / hardware.memory_bandwidth_bytes_per_s,
             *(np.asarray(value, dtype=np.float64) for value in rest),
         )
         if number_format is None:
-            number_format = _default_formats(precision)
+            number_format = default_formats(precision)
         limit = float(hardware.power_limit_w if power_limit_w is None else power_limit_w)
         floor = min(self.floor_w(hardware), limit)
         share = np.empty(size)
-        for at, kernel in _alike(kind, variant, number_format, size):
+        for at, kernel in alike(kind, variant, number_format, size):
             if kernel.kind == COMMUNICATION_KIND:
                 share[at] = self._communication(hardware, floor, limit)
             elif kernel.kind == "other":
@@ -189,8 +169,8 @@ class PowerLaw:
             else:
                 law = self._law(law_name(kernel.kind, kernel.variant))
                 key = key_of(hardware.hardware, framework, kernel.number_format, kernel.kind)
-                part = use if at is _ALL else use.take(at)
-                if kernel.kind in _STREAMING_KINDS:
+                part = use if at is ALL_CALLS else use.take(at)
+                if kernel.kind in STREAMING_KINDS:
                     part = part.with_rows(_STREAMING_ROWS)
                 share[at] = law.share(part, key, settled=settled)
         return np.asarray(floor + (limit - floor) * share)
@@ -271,44 +251,6 @@ class PowerLaw:
 _IDLE_SHARE = 0.15
 """Idle over limit where no idle figure is known: H200 and B200 lie at 0.11 and 0.14 bare, 0.17
 and 0.21 loaded (harness/catalog/hardware.json)."""
-
-_FORMAT_OF_PRECISION = {"bf16": "bfloat16", "fp16": "bfloat16"}
-
-
-def _default_formats(precision: Any) -> Any:
-    if isinstance(precision, str):
-        return _FORMAT_OF_PRECISION.get(precision, precision)
-    return [_FORMAT_OF_PRECISION.get(str(name), str(name)) for name in precision]
-
-
-def _peaks(hardware: HardwareFacts, precision: Any) -> float | Floats:
-    if isinstance(precision, str):
-        return peak_flops(hardware, precision)
-    return np.array([peak_flops(hardware, str(name)) for name in precision])
-
-
-class _Kernel(NamedTuple):
-    """What chooses the coefficients of a call."""
-
-    kind: str
-    variant: str
-    number_format: str
-
-
-_ALL = slice(None)
-
-
-def _alike(kind: Any, variant: Any, number_format: Any, size: int) -> Iterator[tuple[Any, _Kernel]]:
-    """Split calls into groups of one kernel: index and kernel. One group where all are strings."""
-    texts = (kind, variant, number_format)
-    if all(isinstance(text, str) for text in texts):
-        yield _ALL, _Kernel(*texts)
-        return
-    columns = [[text] * size if isinstance(text, str) else list(map(str, text)) for text in texts]
-    kernels = [_Kernel(*row) for row in zip(*columns, strict=True)]
-    for kernel in dict.fromkeys(kernels):
-        yield np.array([other == kernel for other in kernels]), kernel
-
 
 LAW_FILE = Path(__file__).with_name("power_law.json")
 
