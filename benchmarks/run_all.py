@@ -27,15 +27,15 @@ def show(script: str, *arguments: str) -> None:
 
 
 def main() -> None:
-    """Run them in order, the shortest first."""
+    """Run them in order."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    show("fit_speed.py")
     show("quickstart.py")
     with tempfile.TemporaryDirectory() as folder:
         run = f"{folder}/run"
         command = [sys.executable, "-m", "energylens", "run", "sweeps/quickstart.yaml"]
         subprocess.run([*command, "--out", run], check=True, stdout=subprocess.DEVNULL)
+        show("fit_speed.py", run)
         show("selection.py", run)
     if DATA.is_dir():
         show("twin_power.py", str(DATA / "aiconfigurator_ops"))

@@ -83,25 +83,35 @@ def law_errors(
     return pd.concat(parts, ignore_index=True)
 
 
-def compare(folder: Path, held: str) -> pd.DataFrame:
-    """One row an operator and GPU: rows, our and the reference's median and mean error, ratio."""
+def compare(folder: Path, held: str) -> dict[str, pd.DataFrame]:
+    """Tables by operator, and by operator and GPU.
+
+    Columns: rows, our and the reference's median and mean error, and the ratio of the medians.
+    """
     frame = load_operators(folder)
     floors_w = floors(frame)
     frame = frame[frame["latency_ms"] > SHORTEST_MS]
     fitted = ("train", "validation") if held == "test" else ("train",)
-    keys = ["op", "hardware"]
-    ours = law_errors(frame, floors_w, fitted, held).groupby(keys)["error"]
-    reference = reference_errors(frame, fitted, held).groupby(keys)["error"]
+    ours = law_errors(frame, floors_w, fitted, held)
+    reference = reference_errors(frame, fitted, held)
+    return {
+        "operator": _table(ours, reference, ["op"]),
+        "operator and GPU": _table(ours, reference, ["op", "hardware"]),
+    }
+
+
+def _table(ours: pd.DataFrame, reference: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    law, other = ours.groupby(keys)["error"], reference.groupby(keys)["error"]
     table = pd.DataFrame(
         {
-            "rows": ours.size(),
-            "law_median": ours.median(),
-            "reference_median": reference.median(),
-            "law_mean": ours.mean(),
-            "reference_mean": reference.mean(),
+            "rows": law.size(),
+            "law_median": law.median(),
+            "reference_median": other.median(),
+            "ratio": law.median() / other.median(),
+            "law_mean": law.mean(),
+            "reference_mean": other.mean(),
         }
     )
-    table.insert(3, "ratio", table["law_median"] / table["reference_median"])
     return table
 
 
@@ -111,15 +121,16 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("data", nargs="?", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     options = parser.parse_args(None if arguments is None else list(arguments))
-    table = compare(options.data, options.split)
-    print("| operator | GPU | rows | law | boosting | ratio | law, mean | boosting, mean |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in table.reset_index().itertuples(index=False):
-        print(
-            f"| {row.op} | {row.hardware} | {row.rows} | {row.law_median:.1%} |"
-            f" {row.reference_median:.1%} | {row.ratio:.2f} | {row.law_mean:.1%} |"
-            f" {row.reference_mean:.1%} |"
-        )
+    for table in compare(options.data, options.split).values():
+        names = list(table.index.names)
+        print(f"\n| {' | '.join(names)} | rows | law | boosting | ratio | means |")
+        print("|---" * (len(names) + 5) + "|")
+        for row in table.reset_index().itertuples(index=False):
+            print(
+                f"| {' | '.join(str(getattr(row, name)) for name in names)} | {row.rows} |"
+                f" {row.law_median:.1%} | {row.reference_median:.1%} | {row.ratio:.2f} |"
+                f" {row.law_mean:.1%}, {row.reference_mean:.1%} |"
+            )
 
 
 if __name__ == "__main__":
