@@ -69,7 +69,7 @@ def header(material: Material) -> dict[str, Any]:
             ("Modalities", _listed(frame["modality"])),
             ("Precision", _listed(frame["precision"])),
             ("Engine", _engines(frame)),
-            ("Power sensor", _listed(frame["meter"]) or ["not stated"]),
+            ("Power sensor", _sensors(frame["meter"])),
             ("When", _when(frame)),
             ("Source", _listed(frame["source"])),
         ],
@@ -167,3 +167,9 @@ def _coverage(frame: pd.DataFrame) -> dict[str, Any]:
             for model, row in zip(table.index, table.to_numpy(), strict=True)
         ],
     }
+
+
+def _sensors(meters: pd.Series) -> list[str]:
+    """Meters of the rows; the twin's is named for what it is."""
+    names = {"twin": "simulated (twin)"}
+    return [names.get(name, name) for name in _listed(meters)] or ["not stated"]
