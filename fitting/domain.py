@@ -19,6 +19,8 @@ NUMERIC: dict[str, float | None] = {
     "output_tokens": None,
     "tensor_parallel": 1.0,
     "pipeline_parallel": 1.0,
+    "expert_parallel": 1.0,
+    "data_parallel": 1.0,
 }
 """Columns whose range is kept, and the value that a missing one stands for."""
 

@@ -109,8 +109,11 @@ def evaluate(
     Raises
     ------
     FitError
-        If no row is usable, or a class or method is unknown.
+        If no row is usable, a class or method is unknown, or no class, budget or seed is given.
     """
+    for option, given in (("classes", classes), ("samples", samples), ("seeds", seeds)):
+        if not len(given):
+            raise FitError(f"No {option} given.", where=option, fix="Give at least one.")
     for name in classes:
         if name not in FIXED:
             raise FitError(f"Unknown scenario class {name!r}.", fix=f"Use {', '.join(FIXED)}.")
@@ -138,7 +141,7 @@ def evaluate(
     for name in classes:
         scenarios = scored.known(build(rows, name, dict(limits) if limits else None))
         records += scored.records(scenarios)
-        notes += _limit_notes(name, scenarios, limits)
+        notes += _limit_notes(name, scenarios, limits) + scored.unseen_notes(scenarios)
     import pandas as pd
 
     scores = pd.DataFrame(records, columns=list(SCORE_COLUMNS))
@@ -207,6 +210,30 @@ class _Scored:
                     record |= self._errors(runs, scenarios.rows[picked])
                     out.append(record)
         return out
+
+    def unseen_notes(self, scenarios: Scenarios) -> list[str]:
+        """Say how the law does where none of the candidates was a training row."""
+        if not len(scenarios):
+            return []
+        energy = scenarios.values(self.energy, np.inf)
+        half = scenarios.values(self.half, 0.0)
+        notes = []
+        for (method, budget, seed), run in self.runs.items():
+            if method not in LAWS or seed != self.seeds[0]:
+                continue
+            new: NDArray[np.bool_] = ~np.any(scenarios.mask & run.fitted[scenarios.rows], axis=1)
+            text = f"{scenarios.scenario_class}, {method} at {budget} samples: "
+            if not new.any():
+                notes.append(text + "every scenario holds a configuration that was fitted.")
+                continue
+            score = scenarios.values(run.score, np.inf)
+            choice = judge(energy, half, score, scenarios.mask)
+            notes.append(
+                f"{text}in the {int(new.sum())} of {len(scenarios)} scenarios without a fitted "
+                f"configuration Top-1 is {100 * choice.top1[new].mean():.1f} %, regret "
+                f"{100 * choice.regret[new].mean():.2f} %."
+            )
+        return notes
 
     def _errors(self, runs: Sequence[Prediction], table: NDArray[np.intp]) -> dict[str, float]:
         """Return relative errors on the candidates that were not fitted."""

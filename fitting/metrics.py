@@ -105,7 +105,9 @@ def _pairwise(energy: Array, half: Array, score: Array, mask: NDArray[np.bool_])
 def interval(values: Array, rng: np.random.Generator) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean over scenarios.
 
-    For zeros and ones the bootstrap mean is binomial, so its quantiles are taken exactly.
+    For zeros and ones the bootstrap mean is binomial, so its quantiles are taken exactly. Where
+    all are the same the bootstrap sees no spread; the exact interval (Clopper and Pearson 1934)
+    then keeps a few scenarios from looking certain.
     """
     n = len(values)
     if n == 0:
@@ -113,6 +115,9 @@ def interval(values: Array, rng: np.random.Generator) -> tuple[float, float]:
     if np.all((values == 0.0) | (values == 1.0)):
         from scipy.stats import binom
 
+        if np.all(values == values[0]):
+            reach = 1.0 - 0.025 ** (1.0 / n)
+            return (1.0 - reach, 1.0) if values[0] else (0.0, reach)
         low, high = binom.ppf([0.025, 0.975], n, values.mean()) / n
         return float(low), float(high)
     means = values[rng.integers(0, n, size=(DRAWS, n))].mean(axis=1)

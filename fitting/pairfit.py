@@ -185,7 +185,7 @@ def fit_pair(group: Group, form: Form) -> PairFit:
             f"{form.name}.",
             where=f"{model_id} on {hardware}",
             fix="Measure more configurations (about 50 serve well), or choose the smaller law: "
-            "form='energylens6', or form='auto' to let the number of rows choose.",
+            "form energylens6, or form auto to let the number of rows choose.",
         )
     traits = traits_of(rows)
     work = traits.work_of(rows)

@@ -113,13 +113,14 @@ def _refuse_mixed(rows: pd.DataFrame) -> None:
     """Refuse to fit one law to measured, projected and imported rows together."""
     if "provenance" not in rows.columns or not len(rows):
         return
-    kinds = rows.groupby(["model_id", "hardware"])["provenance"].nunique()
+    kinds = rows.groupby(["model_id", "hardware"])["provenance"].nunique(dropna=False)
     mixed = kinds[kinds > 1]
     if len(mixed):
         model_id, hardware = mixed.index[0]
         found = rows[(rows["model_id"] == model_id) & (rows["hardware"] == hardware)]
         kinds_text = ", ".join(
-            f"{n} {kind}" for kind, n in found["provenance"].value_counts().sort_index().items()
+            f"{n} {kind}"
+            for kind, n in found["provenance"].fillna("unknown").value_counts().sort_index().items()
         )
         raise FitError(
             "Rows of different provenance must not share a law.",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 WORKLOAD = (
     "model_id",
+    "provenance",
     "modality",
     "task",
     "batch",
@@ -30,7 +31,8 @@ WORKLOAD = (
     "output_height",
     "output_width",
 )
-"""Columns that make two rows the same work, as far as a table has them."""
+"""Columns that make two rows the same work, as far as a table has them. Provenance is one: a
+projection is never a candidate beside a measurement."""
 
 FIXED: dict[str, tuple[str, ...]] = {
     "S1": ("hardware", "num_gpus", "precision"),

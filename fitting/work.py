@@ -123,7 +123,7 @@ def column(frame: pd.DataFrame, name: str, *, default: float | None = None) -> N
     Raises
     ------
     FitError
-        If there is no default and the column is missing.
+        If there is no default and the column is missing, or it holds what is no number.
     """
     if name not in frame.columns:
         if default is None:
@@ -133,7 +133,14 @@ def column(frame: pd.DataFrame, name: str, *, default: float | None = None) -> N
                 fix="Give the model, deployment and workload columns of the measurement table.",
             )
         return np.full(len(frame), default)
-    values = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    try:
+        values = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise FitError(
+            f"The column {name!r} holds what is no number: {error}.",
+            where=f"column {name}",
+            fix="Give numbers; what is not known is null.",
+        ) from error
     if default is not None and np.isnan(values).any():
         values = np.where(np.isnan(values), default, values)
     return values
@@ -163,21 +170,24 @@ def work_of(
     batch = column(frame, "batch")
     tokens_in = column(frame, "input_tokens")
     tokens_out = column(frame, "output_tokens")
+    filled = {name: column(frame, name, default=value) for name, value in _DEFAULTS.items()}
+    tensor, stages = filled["tensor_parallel"], filled["pipeline_parallel"]
+    replicas = filled["data_parallel"]
     for name, values in (
         ("batch", batch),
         ("input_tokens", tokens_in),
         ("output_tokens", tokens_out),
+        ("tensor_parallel", tensor),
+        ("pipeline_parallel", stages),
+        ("data_parallel", replicas),
     ):
-        bad = ~(values >= 1.0)
+        bad = ~((values >= 1.0) & np.isfinite(values))
         if bad.any():
             raise FitError(
                 f"{int(bad.sum())} rows have no {name} of at least 1.",
                 where=f"first such row: position {int(np.flatnonzero(bad)[0])}",
                 fix="Leave those rows out, or give their workload.",
             )
-    filled = {name: column(frame, name, default=value) for name, value in _DEFAULTS.items()}
-    tensor, stages = filled["tensor_parallel"], filled["pipeline_parallel"]
-    replicas = filled["data_parallel"]
     local = np.ceil(batch / replicas)
     micro_batch = np.ceil(local / stages)
     weight, compute = _precision_factors(frame)

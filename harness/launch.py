@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.catalog import ModelFacts, load_hardware, load_model
 from harness.engines import Phase, RunStamps, Session, load_engine
-from harness.errors import EnergyLensError, RunError
+from harness.errors import EnergyLensError, EngineError, RunError
 from harness.meters import (
     Meter,
     PhaseEnergies,
@@ -135,8 +135,9 @@ class _Collected:
 def run_launch(spec: LaunchSpec) -> LaunchResult:
     """Measure every workload of a launch.
 
-    A workload that fails is a row without energies whose reasons name the class; the others go
-    on. A deployment that cannot be opened fails all of them.
+    A workload that the engine refuses, at warm-up or later, is a row without energies whose
+    reasons name the class; the others go on. A deployment that cannot be opened fails all of
+    them.
     """
     model = load_model(str(spec.config_path))
     if model.model_id != spec.model_id:
@@ -192,7 +193,6 @@ def _measure(
     meter = session.meter
     window_s = max(spec.protocol.window_s, meter.sensor.shortest_window_s)
     collected: dict[int, _Collected] = {}
-    failed: set[int] = set()
     per_run_s: dict[int, dict[Phase, float]] = {}
     session.prepare([task.workload for task in tasks])
     idle_before_w = _idle_power_w(session)
@@ -201,14 +201,19 @@ def _measure(
             per_run_s[i] = _warm_up(session, task.workload)
             collected[i] = _Collected()
         except EnergyLensError as error:
-            failed.add(i)
             _fail(result, task, rows[i], "workload_refused", str(error))
     order = np.random.default_rng(spec.protocol.seed)
     for trial in range(spec.protocol.repeats):
         for i in order.permutation(sorted(collected)).tolist():
             traces: list[pd.DataFrame] | None = [] if i in spec.keep_traces and not trial else None
             plan = _TrialPlan(per_run_s[i], window_s, idle_before_w)
-            _one_trial(session, tasks[i].workload, plan, collected[i], traces)
+            try:
+                _one_trial(session, tasks[i].workload, plan, collected[i], traces)
+            except EngineError as error:
+                del collected[i]
+                result.traces.pop(tasks[i].task_id, None)
+                _fail(result, tasks[i], rows[i], "workload_failed", str(error))
+                continue
             if traces:
                 import pandas as pd
 
@@ -330,7 +335,7 @@ def _measured_columns(
         "ttft_s": prefill_s,
         "itl_s": decode_s / steps if steps else None,
         "meter": meter.name,
-        "window_s": float(np.mean(c.window_s)),
+        "window_s": min(c.window_s),
         "samples": sum(w.samples for w in c.windows),
         "repeats": len(c.full_j),
         "counter_vs_integral": float(np.mean(ratios)),
@@ -390,7 +395,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         started = time.monotonic()
         from harness.store import RunFolder
 
-        RunFolder.create(options.out, {"sweep": spec.sweep})
+        # The manifest is the driver's: launches side by side must not write it.
+        RunFolder.create(options.out, {})
         result = run_launch(spec)
         store_result(spec, result, options.out)
     except EnergyLensError as error:

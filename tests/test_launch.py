@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from harness.catalog import load_model
+from harness.engines import Phase, RunStamps
 from harness.engines.twin.engine import TwinEngine, TwinSession
-from harness.errors import RunError
+from harness.errors import EngineError, RunError
 from harness.launch import LaunchSpec, Protocol, main, read_spec, run_launch
 from harness.meters.twin import SensorFaults
 from harness.spec import Deployment, Workload
-from harness.store import read_measurements, read_traces
+from harness.store import RunFolder, read_measurements, read_traces
 
 LLAMA = "meta-llama/Meta-Llama-3.1-8B"
 H100 = "H100-SXM5-80GB"
@@ -100,6 +101,36 @@ def test_a_refused_deployment_fails_every_task_by_name() -> None:
     assert len(result.failures) == len(WORK)
     assert all(row["total_energy_j"] is None for row in result.rows if "total_energy_j" in row)
     assert {row["reasons"][0] for row in result.rows} == {"workload_refused"}
+
+
+def test_a_workload_refused_in_mid_measurement_does_not_take_the_others_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, calls = TwinSession.run, [0]
+
+    def run(self: TwinSession, workload: Workload, phase: Phase, count: int) -> RunStamps:
+        calls[0] += workload == WORK[1]
+        if workload == WORK[1] and calls[0] > 4:
+            raise EngineError("out of memory")
+        return real(self, workload, phase, count)
+
+    monkeypatch.setattr(TwinSession, "run", run)
+    result = run_launch(spec(keep_traces=(1,)))
+    assert [(kind, detail) for _, kind, detail in result.failures] == [
+        ("workload_failed", "out of memory")
+    ]
+    assert len(result.rows) == len(WORK)
+    assert sum(row["valid"] for row in result.rows) == len(WORK) - 1
+    assert result.traces == {}
+
+
+def test_a_launch_leaves_the_manifest_of_its_driver_alone(tmp_path: Path) -> None:
+    path, out = tmp_path / "spec.json", tmp_path / "run"
+    path.write_text(spec(workloads=WORK[:1]).model_dump_json())
+    RunFolder.create(out, {"sweep": "name: text of the file"})
+    before = (out / "manifest.json").read_bytes()
+    assert main([str(path), "--out", str(out)]) == 0
+    assert (out / "manifest.json").read_bytes() == before
 
 
 def test_one_output_token_has_no_decode_phase() -> None:

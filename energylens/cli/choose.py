@@ -229,17 +229,18 @@ def _chance(probability_best: float | None) -> str:
 def _print_candidates(answer: Recommendation) -> None:
     several = len(answer.request.batch) > 1
     mixed = len({choice.precision for choice in answer.candidates}) > 1
+    # A line holds 80 columns: the widths of the others are in --json.
+    tight = several and mixed
     rows = []
     for choice in answer.candidates[:LISTED]:
         half = (choice.total_energy_hi_j - choice.total_energy_lo_j) / 2 / choice.total_energy_j
         rows.append(
             (
                 choice.hardware,
-                choice.parallelism,
-                *((choice.precision,) if mixed else ()),
+                f"{choice.parallelism} {choice.precision}" if mixed else choice.parallelism,
                 *((choice.batch,) if several else ()),
                 energy(choice.energy_per_output_token_j if several else choice.total_energy_j),
-                f"±{100 * half:.0f} %",
+                *(() if tight else (f"±{100 * half:.0f} %",)),
                 duration(choice.ttft_s),
                 duration(choice.tpot_s),
                 "over" if choice.over_limits else _chance(choice.probability_best),
@@ -250,12 +251,11 @@ def _print_candidates(answer: Recommendation) -> None:
     out.print(
         table(
             [
-                ("hardware", "|"),
-                ("layout", "|"),
-                *((("", "|"),) if mixed else ()),
+                ("hardware", "<"),
+                ("layout", "<"),
                 *(("batch",) if several else ()),
                 "J/token" if several else "energy",
-                "95 %",
+                *(() if tight else ("95 %",)),
                 "TTFT",
                 "TPOT",
                 "best",

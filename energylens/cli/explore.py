@@ -15,6 +15,12 @@ from energylens.units import NOTHING, significant
 if TYPE_CHECKING:
     import pandas as pd
 
+GAP = 3
+"""Characters between two columns of a table."""
+
+FOLDED = 16
+"""Characters that a folded column of text keeps."""
+
 
 def report(
     directory: RunArgument,
@@ -77,9 +83,26 @@ def _print_frame(frame: pd.DataFrame, limit: int) -> None:
     ]
     rows = [[_cell(value) for value in row] for row in frame.head(limit).itertuples(index=False)]
     out = console()
-    out.print(table(heads, rows))
+    if not rows:
+        out.print(f"No rows. Columns: {', '.join(map(str, frame.columns))}", markup=False)
+    elif _width(heads, rows) <= out.width:
+        out.print(table(heads, rows))
+    else:  # too many columns for a line: one below the other, row by row
+        for number, row in enumerate(rows, start=1):
+            pairs = zip((str(name) for name in frame.columns), row, strict=True)
+            out.print(table([("column", "|"), (f"row {number}", "<")], pairs))
     if len(frame) > limit:
         out.print(f"[dim]{limit} of {len(frame)} rows; all of them: --csv or --json[/]")
+
+
+def _width(heads: list[str | tuple[str, str]], rows: list[list[str]]) -> int:
+    """Return the characters that a table needs; text may fold, but not below `FOLDED`."""
+    total = 0
+    for index, head in enumerate(heads):
+        name = head if isinstance(head, str) else head[0]
+        longest = max(len(name), *(len(row[index]) for row in rows))
+        total += GAP + (longest if isinstance(head, str) else min(longest, FOLDED))
+    return total
 
 
 def _cell(value: Any) -> str:

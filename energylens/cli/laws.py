@@ -21,8 +21,6 @@ CLASSES = {
     "S1": "model, hardware, workload and GPU count given: choose (t, p)",
     "S2": "GPU count free, under a latency limit",
     "S3": "hardware free too",
-    "S4": "batch and precision free too, under a latency limit",
-    "S5": "the whole grid",
 }
 
 

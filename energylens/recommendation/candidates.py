@@ -260,9 +260,9 @@ def _was_run(request: Request, deployment: dict[str, Any], batch: int, mine: pd.
     if mine.empty:
         return False
     same = mine["tensor_parallel"].eq(deployment["tensor_parallel"])
-    for name in ("pipeline_parallel", "precision"):
+    for name, default in (("pipeline_parallel", 1), ("data_parallel", 1), ("precision", "bf16")):
         if name in mine.columns:
-            same &= mine[name].eq(deployment[name])
+            same &= mine[name].fillna(default).eq(deployment[name])
     larger = (
         same
         & mine["batch"].ge(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from energylens.recommendation.candidates import check_model
+from energylens.recommendation.request import check_modality
 from harness.errors import EnergyLensError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def fill_request(
         model_id = fit.pairs[0].model_id
         assumed.append(f"--model {model_id}")
     check_model(fit, model_id)
+    check_modality(modality)
     given: dict[str, Any] = {
         "batch": batch[0] if len(batch) == 1 else None,
         "input_tokens": input_tokens,

@@ -44,6 +44,20 @@ class Limits:
         return self.ttft_s is not None or self.tpot_s is not None
 
 
+def check_modality(name: str) -> None:
+    """Refuse a modality that is none.
+
+    Raises
+    ------
+    EnergyLensError
+        With the known ones.
+    """
+    if name not in MODALITIES:
+        raise EnergyLensError(
+            f"unknown modality {name!r}", where="--modality", fix=f"one of {', '.join(MODALITIES)}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One question: which configuration serves this workload with the least energy.
@@ -75,12 +89,7 @@ class Request:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if self.modality not in MODALITIES:
-            raise EnergyLensError(
-                f"unknown modality {self.modality!r}",
-                where="--modality",
-                fix=f"one of {', '.join(MODALITIES)}",
-            )
+        check_modality(self.modality)
         if not self.batch:
             raise EnergyLensError("no batch size given", where="--batch", fix="give at least one")
         for name, value in (

@@ -25,8 +25,6 @@ CLASSES = {
     "S1": ("Layout", "Model, GPU type, workload and number of GPUs are given: choose (t, p)."),
     "S2": ("Layout and GPU count", "The number of GPUs is free, under a latency limit."),
     "S3": ("GPU type too", "The GPU type is free as well."),
-    "S4": ("Batch and precision too", "Energy per output token, under a latency limit."),
-    "S5": ("Everything", "The whole grid of one model."),
 }
 SERVING_CLASSES = {
     "S1": "Model, task, GPU type, batch limit and number of GPUs are given: choose the layout "

@@ -49,8 +49,7 @@ def load_model(id_or_path: str, search: Sequence[Path] = ()) -> ModelFacts:
         )
     sibling = resolve_sibling(id_or_path)
     hint = (
-        f"; its architecture is that of {sibling}, which is packaged: "
-        f"load_model(resolve_sibling(...)) reads that one"
+        f"; {sibling} has the same architecture and is packaged: that name works as it is"
         if sibling
         else ""
     )

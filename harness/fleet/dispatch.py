@@ -97,7 +97,7 @@ def dispatch(
                 outcome, again = _collect(handle, batch, attempt)
                 if again:
                     on_retry(batch, again)
-                    waiting.append((batch, attempt + 1))
+                    waiting.extend((one, attempt + 1) for one in _one_by_one(batch))
                 elif outcome is not None:
                     yield outcome
             now = time.monotonic()
@@ -108,6 +108,13 @@ def dispatch(
     finally:
         for handle in flying:
             ray.cancel(handle, force=True)
+
+
+def _one_by_one(batch: Batch) -> list[Batch]:
+    """Split a batch whose worker died: only the launch that kills it must be given up."""
+    share_s = batch.deadline_s / max(1, len(batch.specs))
+    pairs = zip(batch.launch_ids, batch.specs, strict=True)
+    return [Batch((launch_id,), (spec,), share_s) for launch_id, spec in pairs]
 
 
 def _collect(handle: Any, batch: Batch, attempt: int) -> tuple[Outcome | None, str]:

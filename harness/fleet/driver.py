@@ -31,7 +31,7 @@ BATCH_TASKS = 96
 """Tasks in a batch of pooled launches: a second or two of work, so that progress is seen."""
 
 LAUNCH_DEADLINE_S = 3600.0
-"""Time that one launch may take beyond the plan's own estimate."""
+"""Time that one launch may take, waiting for a worker included; twin launches take seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ class RunSummary:
     folder
         The run folder.
     planned, already_done, done, failed
-        Tasks in the plan, done by earlier runs, done now (failed ones included), failed now.
+        Tasks in the plan, with a row from earlier runs, with a row from now (also one that says
+        why it failed), failed now (also those of lost launches, which have no row).
     flagged
         Reason code -> rows measured now that carry it.
     seconds, energy_j
@@ -114,7 +115,8 @@ def run_sweep(
     folder = RunFolder.create(out, {})
     with folder.lock():
         _refuse_other_sweep(folder, sweep)
-        folder.update_manifest(_manifest(sweep, plan))
+        manifest = _manifest(sweep, plan)
+        folder.update_manifest(manifest)
         memory.save(write_atomic)
         state = _Run(folder, sink)
         specs = missing_launches(sweep, plan, folder.done_task_ids())
@@ -126,6 +128,9 @@ def run_sweep(
             tasks_planned=len(plan.tasks),
             tasks_already_done=already,
             launches=len(specs),
+            # The manifest tells of the latest run; rows of earlier ones may be of other code.
+            git_commit=manifest["git_commit"],
+            versions=manifest["versions"],
         )
         sink.started(len(plan.tasks), already)
         try:
@@ -133,7 +138,7 @@ def run_sweep(
                 state.work(_batches(specs, 1 if isolated else BATCH_TASKS), isolated, workers)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            state.close("run_interrupted" if interrupted else "run_failed", started)
+            state.close("run_interrupted" if interrupted else "run_failed", started, error)
             raise
         state.close("run_finished", started)
     return RunSummary(
@@ -171,18 +176,23 @@ class _Run:
                 on_retry=self._retry,
             ):
                 if isinstance(outcome, BatchFailure):
-                    self._lost(outcome)
+                    specs = [LaunchSpec.model_validate_json(s) for s in outcome.batch.specs]
+                    tasks = sum(len(spec.workloads) for spec in specs)
+                    self._lost(outcome.batch.launch_ids, tasks, outcome.kind, outcome.detail)
                 else:
                     for report in outcome:
                         self._finished(report)
 
-    def close(self, kind: str, started: float) -> None:
+    def close(self, kind: str, started: float, error: BaseException | None = None) -> None:
         """Compact what is there and write the last event, whatever happened."""
         seconds = time.monotonic() - started
+        why = {} if error is None else {"class": type(error).__name__, "detail": str(error)}
         try:
             rows = self.folder.compact()
             self.folder.append_event("compacted", rows=rows)
-            self.folder.append_event(kind, done=self.done, failed=self.failed, seconds=seconds)
+            self.folder.append_event(
+                kind, done=self.done, failed=self.failed, seconds=seconds, **why
+            )
         except StoreError:
             if kind == "run_finished":
                 raise
@@ -190,6 +200,9 @@ class _Run:
         self.sink.finished(self.done, self.failed, seconds)
 
     def _finished(self, report: LaunchReport) -> None:
+        if report.crash:
+            self._lost([report.launch_id], report.lost, "launch_crashed", report.crash)
+            return
         self.done += report.done
         self.failed += len(report.failures)
         self.energy_j += report.energy_j
@@ -216,18 +229,17 @@ class _Run:
             f"{report.model_id} on {report.hardware}",
         )
 
-    def _lost(self, failure: BatchFailure) -> None:
-        """Write a lost batch down; its tasks stay missing, so the next run tries them again."""
-        tasks = sum(len(LaunchSpec.model_validate_json(s).workloads) for s in failure.batch.specs)
+    def _lost(self, launch_ids: Sequence[str], tasks: int, kind: str, detail: str) -> None:
+        """Write lost launches down; their tasks have no row, so the next run tries them again."""
         self.failed += tasks
         self.folder.append_event(
             "launch_lost",
-            launch_ids=list(failure.batch.launch_ids),
+            launch_ids=list(launch_ids),
             tasks=tasks,
-            **{"class": failure.kind},
-            detail=failure.detail,
+            **{"class": kind},
+            detail=detail,
         )
-        self.sink.message(f"{tasks} tasks lost: {failure.kind}: {failure.detail}")
+        self.sink.message(f"{tasks} tasks lost: {kind}: {detail}")
 
     def _retry(self, batch: Batch, reason: str) -> None:
         self.folder.append_event("launch_retried", launch_ids=list(batch.launch_ids), reason=reason)
@@ -322,11 +334,21 @@ def _manifest(sweep: Sweep, plan: Plan) -> dict[str, object]:
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout that runs, or None outside of one."""
+    """Commit of the checkout that runs, `-dirty` if files of it were changed since.
+
+    None outside of a checkout: an installed package may lie inside somebody else's.
+    """
+    here = Path(__file__)
+    if _git("ls-files", "--error-unmatch", here.name, folder=here.parent) is None:
+        return None
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", folder=here.parent)
+
+
+def _git(*arguments: str, folder: Path) -> str | None:
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
+            ["git", *arguments],
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=5,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from pathlib import Path
 
 from harness.errors import EnergyLensError, RunError
 from harness.launch import LaunchSpec, run_launch, store_result
+
+USER_ERROR = 2
+"""Exit code of `python -m harness.launch` for what the user has to mend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,14 @@ class LaunchReport:
     failures: tuple[tuple[str, str, str], ...] = ()
     flagged: dict[str, int] = field(default_factory=dict)
     """Reason code -> rows that carry it."""
+    lost: int = 0
+    """Tasks of a launch that crashed; they have no row, so the next run tries them again."""
+    crash: str = ""
+    """What the crash said."""
+
+
+class LaunchCrashedError(RuntimeError):
+    """The process of a launch ended by itself: a result of that launch, not of the run."""
 
 
 def run_batch(specs: Sequence[str], out: str, isolated: bool) -> list[LaunchReport]:
@@ -41,17 +53,41 @@ def run_batch(specs: Sequence[str], out: str, isolated: bool) -> list[LaunchRepo
         The run folder, on a file system that this worker sees.
     isolated
         Give every launch a process of its own.
+
+    Returns
+    -------
+    list of LaunchReport
+        One a launch. A launch that crashes is reported as lost and the next ones go on.
+
+    Raises
+    ------
+    EnergyLensError
+        What the user has to mend: it would meet every other launch too.
     """
     reports = []
     for text in specs:
         spec = LaunchSpec.model_validate_json(text)
-        reports.append(_in_child(spec, text, out) if isolated else _in_process(spec, out))
+        started = time.monotonic()
+        try:
+            report = _in_child(spec, text, out) if isolated else _in_process(spec, out)
+        except EnergyLensError:
+            raise
+        except Exception as error:
+            report = LaunchReport(
+                spec.launch_id,
+                spec.model_id,
+                spec.deployment.hardware,
+                0,
+                time.monotonic() - started,
+                0.0,
+                lost=len(spec.workloads),
+                crash=f"{type(error).__name__}: {error}"[:300],
+            )
+        reports.append(report)
     return reports
 
 
 def _in_process(spec: LaunchSpec, out: str) -> LaunchReport:
-    import time
-
     started = time.monotonic()
     result = run_launch(spec)
     store_result(spec, result, Path(out))
@@ -71,8 +107,6 @@ def _in_process(spec: LaunchSpec, out: str) -> LaunchReport:
 
 def _in_child(spec: LaunchSpec, text: str, out: str) -> LaunchReport:
     """Run one launch in a child of this worker's process group, so that it dies with it."""
-    import time
-
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="energylens-launch-") as folder:
         path = Path(folder) / "spec.json"
@@ -85,9 +119,12 @@ def _in_child(spec: LaunchSpec, text: str, out: str) -> LaunchReport:
             env={**os.environ, "ENERGYLENS_LAUNCH": spec.launch_id},
             check=False,
         )
+    if child.returncode not in (0, USER_ERROR):
+        last = (child.stderr.strip().splitlines() or ["no message on its standard error"])[-1]
+        raise LaunchCrashedError(f"the launch process ended with code {child.returncode}: {last}")
     if child.returncode:
         raise RunError(
-            f"the launch process ended with code {child.returncode}",
+            "the launch process met an error that has to be mended",
             where=f"{spec.model_id} on {spec.deployment.summary}",
             fix=child.stderr[-2000:].strip() or "no message on its standard error",
         )

@@ -43,7 +43,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
     try:
         with pq.ParquetFile(path) as file:
-            frame: pd.DataFrame = file.read().to_pandas()
+            # Without pandas' own metadata an index that was saved is a column like any other.
+            frame: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise ImportDataError(
             f"The Parquet file is truncated or damaged: {str(error).splitlines()[0]}",
@@ -53,7 +54,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     labels = {
         n: object for n, kind in frame.dtypes.items() if isinstance(kind, pd.CategoricalDtype)
     }
-    return frame.astype(labels)
+    unnamed = [n for n in frame.columns if str(n).startswith("__index_level_")]
+    return frame.drop(columns=unnamed).astype(labels)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from harness.errors import ImportDataError
 from harness.importers.base import Imported, canonical_hardware, unknown_hardware_note
 from harness.importers.columns import read_columns
-from harness.importers.units import other_unit
+from harness.importers.units import foreign_unit, other_unit
 from harness.importers.values import missing, parse, refuse, row_list
 from harness.store.identity import IDENTITY_DEFAULTS, task_id_of
 from harness.store.schema import (
@@ -28,6 +28,10 @@ from harness.store.schema import (
 
 _PRECISION_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32"}
 _TOLERANCE = 0.01
+_LEAST_PHASES = 0.5
+"""Prefill and decode together are at least this share of the whole, or the units differ."""
+_POWER_W = (1.0, 3000.0)
+"""No GPU draws less or more on average over a run: beyond it, joules or seconds are not such."""
 _DEGREES = (
     "tensor_parallel",
     "pipeline_parallel",
@@ -62,6 +66,7 @@ def read_table_file(path: Path) -> Imported:
         )
     raw = raw.rename(columns={a: b for a, b in ALIASES.items() if a in raw and b not in raw})
     _check_names(raw, path)
+    _check_unit_columns(raw, path)
     frame = pd.DataFrame(
         {c.name: parse(raw[c.name], c, path) for c in COLUMNS if c.name in raw.columns}
     )
@@ -72,6 +77,7 @@ def read_table_file(path: Path) -> Imported:
     _check_gpus(frame, path)
     _energy(frame, path)
     _check_phases(frame, path)
+    _check_power(frame, path)
     _hardware(frame, notes)
     _identity(frame, path, notes)
     extras = [name for name in raw.columns if name not in BY_NAME]
@@ -121,6 +127,23 @@ def _check_names(raw: pd.DataFrame, path: Path) -> None:
             where=f"{path}, header: {', '.join(names)[:300]}",
             fix=f"add them (docs/data.md says what they mean){hint}",
         )
+
+
+def _check_unit_columns(raw: pd.DataFrame, path: Path) -> None:
+    """Refuse a column that gives some rows a unit of their own."""
+    for name in raw.columns:
+        if str(name).lower().rpartition("_")[2] not in {"unit", "units"}:
+            continue
+        bad = raw[name].map(foreign_unit).astype(bool)
+        if bad.any():
+            raise refuse(
+                f"Column {name} gives rows in another unit, {raw.loc[bad, name].iloc[0]!r}.",
+                path,
+                str(name),
+                "convert every row to the units in the column names (joules, seconds, watts) and "
+                "remove this column",
+                bad,
+            )
 
 
 def _makes_media(frame: pd.DataFrame) -> pd.Series:
@@ -283,6 +306,18 @@ def _check_phases(frame: pd.DataFrame, path: Path) -> None:
                 "give both in joules of the whole batch over all GPUs",
                 bad,
             )
+    if "prefill_energy_j" in frame and "decode_energy_j" in frame:
+        both = frame["prefill_energy_j"].astype(float) + frame["decode_energy_j"].astype(float)
+        bad = (both < _LEAST_PHASES * frame["total_energy_j"]) & frame["valid"].astype(bool)
+        if bad.any():
+            raise refuse(
+                "prefill_energy_j and decode_energy_j together are less than half of "
+                "total_energy_j.",
+                path,
+                "decode_energy_j",
+                "give all three in joules of the whole batch over all GPUs",
+                bad,
+            )
     if "input_tokens" in frame:
         bad = frame["visual_tokens"].astype(float) > frame["input_tokens"].astype(float)
         if bad.any():
@@ -293,6 +328,27 @@ def _check_phases(frame: pd.DataFrame, path: Path) -> None:
                 "input_tokens counts the visual tokens too",
                 bad,
             )
+
+
+def _check_power(frame: pd.DataFrame, path: Path) -> None:
+    """Check that energy over time is a power that a GPU can draw: finds rows in other units."""
+    if "total_latency_s" not in frame:
+        return
+    seconds = frame["total_latency_s"].astype(float)
+    power_w = frame["total_energy_j"] / (seconds * frame["num_gpus"].astype(float))
+    low, high = _POWER_W
+    bad = ((power_w < low) | (power_w > high)) & frame["valid"].astype(bool)
+    if "request_rate_per_s" in frame:  # there the latency may be that of one request
+        bad &= frame["request_rate_per_s"].isna()
+    if bad.any():
+        raise refuse(
+            f"total_energy_j over total_latency_s is {power_w[bad].iloc[0]:g} W a GPU, which no "
+            "GPU draws.",
+            path,
+            "total_energy_j",
+            "give every row in joules and seconds, of the whole batch over all GPUs",
+            bad,
+        )
 
 
 def _hardware(frame: pd.DataFrame, notes: list[str]) -> None:

@@ -54,6 +54,12 @@ def other_unit(name: str) -> tuple[str, str] | None:
     return _other_units().get(name.lower())
 
 
+def foreign_unit(value: object) -> bool:
+    """Tell whether a value of a column of units names one that is not ours, such as `kJ`."""
+    word = str(value).strip().lower()
+    return bool(word) and any(units.get(word, "1") != "1" for units in _FACTORS.values())
+
+
 def _other_units() -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for ours in _quantities():

@@ -9,7 +9,6 @@ it reports is the projection of the twin engine, seen through a sensor.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,8 +195,3 @@ def _with_faults(samples: Samples, faults: SensorFaults) -> Samples:
         energy[:, keep],
         throttle[:, keep],
     )
-
-
-def true_energy_j(segments: Sequence[Segment], devices: int) -> float:
-    """Energy of all stretches and devices, joules: the known truth for tests."""
-    return devices * sum(float(s.energy_j[-1]) * s.count for s in segments)

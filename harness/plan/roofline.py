@@ -130,8 +130,7 @@ def _pass_s(
 
 def _peak_flops(hardware: Hardware, precision: str) -> float:
     """Peak of the matrix products: at 16 bits for formats of the weights only."""
-    names = ("bf16", "fp16") if precision in WEIGHT_ONLY else (precision, "bf16", "fp16")
-    return next(hardware.peak_flops[name] for name in names if name in hardware.peak_flops)
+    return hardware.flops_for("bf16" if precision in WEIGHT_ONLY else precision)
 
 
 def _vision_flops(model: ModelFacts, workload: Workload) -> float:

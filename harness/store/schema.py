@@ -17,7 +17,6 @@ SCHEMA_VERSION = 1
 FAMILIES = ("dense", "moe", "ssm")
 MODALITIES = ("text", "image", "video")
 PRECISIONS = ("bf16", "fp16", "fp32", "fp8", "int8", "int4", "nvfp4", "mxfp4")
-PROVENANCES = ("measured", "projected", "imported")
 
 ALIASES: Mapping[str, str] = MappingProxyType(
     {

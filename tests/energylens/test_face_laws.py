@@ -54,6 +54,8 @@ def test_fit_json_is_the_fit(cli, copy: Path) -> None:
         (["evaluate", "--classes", "S9"], "S9"),
         (["evaluate", "--methods", "astrology"], "astrology"),
         (["evaluate", "--samples", "ten"], "whole numbers"),
+        (["evaluate", "--samples", ""], "No samples given"),
+        (["evaluate", "--classes", ""], "No classes given"),
     ],
 )
 def test_bad_wishes_exit_2(cli, copy: Path, arguments: list[str], message: str) -> None:
@@ -131,6 +133,16 @@ def test_query_speaks_tables_csv_and_json(cli, run_folder: Path) -> None:
 def test_query_tells_when_it_shows_a_part_only(cli, run_folder: Path) -> None:
     text = cli("query", run_folder, "select task_id from measurements", "--limit", 3).output
     assert "3 of 960 rows" in text
+
+
+def test_query_of_every_column_shows_each_of_them(cli, run_folder: Path) -> None:
+    text = cli("query", run_folder, "select * from measurements limit 1").output
+    for part in ("tensor_parallel", "total_energy_j_ci95_j", "measured_at", "row 1"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 80
+    nothing = cli("query", run_folder, "select * from measurements limit 0").output
+    assert "No rows" in nothing
+    assert "tensor_parallel" in nothing
 
 
 def test_bad_sql_exits_2(cli, run_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -151,6 +152,17 @@ def test_what_does_not_fit_in_memory_is_no_candidate(law, table) -> None:
         ask(law, table, (100_000, 4096, 256))
 
 
+def test_a_batch_spread_over_replicas_does_not_prove_that_it_fits_on_one(law, table) -> None:
+    workload = (512, 4096, 256)
+    large = {"batch": 512, "input_tokens": 4096, "output_tokens": 256, "tensor_parallel": 1}
+    run = table[table["model_id"].eq(LARGE) & table["pipeline_parallel"].eq(1)].iloc[[0]]
+    spread = pd.concat([table, run.assign(**large, data_parallel=8, num_gpus=8)])
+    answer = ask(law, spread, workload)
+    layouts = [c.parallelism for c in answer.candidates]
+    assert "TP1 DP8" in layouts
+    assert "TP1" not in layouts
+
+
 def test_batches_are_compared_per_output_token(law, table) -> None:
     request = Request(model_id=SMALL, batch=(1, 16, 64), input_tokens=256, output_tokens=32)
     answer = recommend(law, request, table)
@@ -252,6 +264,25 @@ class TestCommand:
         lines = [line for line in text.splitlines() if line.startswith(" H200-SXM5-141GB ")]
         assert lines
         assert all("kJ" in line and "ms" in line and "%" in line for line in lines)
+
+    def test_batches_and_precisions_together_are_not_cut(
+        self, cli, law, table, tmp_path: Path
+    ) -> None:
+        reduced = table.assign(precision="fp8", task_id="f" + table["task_id"].str[1:])
+        both = pd.concat([table, reduced], ignore_index=True)
+        face_data.write_run(tmp_path / "run", both)
+        law.save(tmp_path / "run" / "fit.json")
+        arguments = ("--model", LARGE, "--batch", "1,64", "--input-tokens", 1024)
+        result = cli("recommend", tmp_path / "run" / "fit.json", *arguments, "--output-tokens", 256)
+        assert result.exit_code == 0, result.output
+        listed = result.output.split("Candidates")[1].split("Serve it")[0]
+        lines = [line for line in listed.splitlines() if line.startswith(" H")]
+        assert len(lines) == 8
+        pattern = (
+            r" H[12]00-SXM5-(80|141)GB +TP\d( PP\d)? (bf16|fp8) +(1|64) +[\d.]+ m?J .* m?s .*%"
+        )
+        assert [line for line in lines if not re.match(pattern, line)] == []
+        assert max(map(len, listed.splitlines())) <= 80
 
     def test_json(self, cli, fit_file: Path) -> None:
         values = json.loads(cli("recommend", fit_file, *self.WORKLOAD, "--json").output)

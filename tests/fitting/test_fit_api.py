@@ -108,7 +108,9 @@ def test_extrapolated_rows_are_marked_and_wider(fit):
     row = grid().iloc[[100]]
     outside = row.assign(batch=1024)
     other = row.assign(precision="fp8")
-    assert fit.extrapolated(pd.concat([row, outside, other])).tolist() == [False, True, True]
+    replicas = row.assign(data_parallel=2)
+    frame = pd.concat([row, outside, other, replicas])
+    assert fit.extrapolated(frame).tolist() == [False, True, True, True]
 
     def width(frame):
         out = fit.predict_phases(frame)

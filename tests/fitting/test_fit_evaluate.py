@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,6 +70,14 @@ def test_s3_frees_the_hardware_too():
     two = pd.concat([tiny(), tiny().assign(hardware="Z")], ignore_index=True)
     found = build(two, "S3", {"ttft_s": 9.0})
     assert sorted(len(r[r >= 0]) for r in found.rows) == [4, 10]
+
+
+def test_a_projection_is_no_candidate_beside_a_measurement():
+    kinds = [
+        tiny().assign(hardware=h, provenance=p) for h, p in (("H", "measured"), ("Z", "projected"))
+    ]
+    found = build(pd.concat(kinds, ignore_index=True), "S3", {"ttft_s": 9.0})
+    assert sorted(len(r[r >= 0]) for r in found.rows) == [2, 2, 5, 5]
 
 
 def test_rows_of_unknown_latency_do_not_meet_a_limit():
@@ -141,6 +151,8 @@ def test_interval_of_a_share_matches_a_real_bootstrap():
     low, high = interval(values, rng)
     means = rng.choice(values, size=(4000, 100)).mean(axis=1)
     np.testing.assert_allclose([low, high], np.quantile(means, [0.025, 0.975]), atol=0.015)
+    assert interval(np.ones(3), rng) == pytest.approx((0.025 ** (1 / 3), 1.0))
+    assert interval(np.zeros(3), rng) == pytest.approx((0.0, 1 - 0.025 ** (1 / 3)))
     fractions = interval(values * 0.5 + 0.1, rng)
     np.testing.assert_allclose(fractions, [low / 2 + 0.1, high / 2 + 0.1], atol=0.03)
 
@@ -255,6 +267,24 @@ def test_a_rule_that_wins_is_named():
 def test_unknown_names_are_refused(table, bad):
     with pytest.raises(FitError, match="Unknown"):
         evaluate(table, **bad)
+
+
+@pytest.mark.parametrize("bad", [{"classes": ()}, {"samples": ()}, {"seeds": ()}])
+def test_nothing_to_do_is_refused(table, bad):
+    with pytest.raises(FitError, match="given"):
+        evaluate(table, **bad)
+
+
+def test_the_law_is_also_judged_where_it_fitted_no_candidate(table):
+    result = evaluate(table, classes=("S1",), methods=("energylens12",), samples=(15, len(table)))
+    some, none = (n for n in result.notes if n.startswith("S1, energylens12 at"))
+    count, total = map(int, re.findall(r"the (\d+) of (\d+) scenarios", some)[0])
+    scenarios = build(table.reset_index(drop=True), "S1")
+    fitted = result.predictions.query("samples == 15").set_index("task_id")["fitted"]
+    seen = fitted.loc[table["task_id"]].to_numpy()
+    free = [not seen[row[row >= 0]].any() for row in scenarios.rows]
+    assert (count, total) == (sum(free), len(free))
+    assert "every scenario holds" in none
 
 
 def test_to_dict_is_plain(result):

@@ -228,7 +228,17 @@ def test_sparsity_is_inferred_without_expert_columns():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"batch": 0}, {"input_tokens": None}, {"precision": "fp3"}, {"output_tokens": 0}]
+    "bad",
+    [
+        {"batch": 0},
+        {"batch": "many"},
+        {"input_tokens": None},
+        {"input_tokens": float("inf")},
+        {"precision": "fp3"},
+        {"output_tokens": 0},
+        {"tensor_parallel": 0},
+        {"pipeline_parallel": -2},
+    ],
 )
 def test_rows_without_work_are_refused(bad):
     frame = pd.DataFrame(

@@ -85,6 +85,25 @@ def test_a_worker_that_dies_once_is_tried_again(ray: int, tmp_path: Path) -> Non
     assert retries == ["WorkerCrashedError"]
 
 
+def test_a_launch_that_kills_its_worker_does_not_take_its_batch_with_it(
+    ray: int, tmp_path: Path
+) -> None:
+    names = ("ok:a", "die:b", "ok:c")
+    outcomes = list(
+        dispatch(
+            [Batch(names, names, 60.0)],
+            str(tmp_path),
+            slots=4,
+            isolated=False,
+            on_retry=lambda batch, why: None,
+        )
+    )
+    lost = [o for o in outcomes if isinstance(o, BatchFailure)]
+    assert [failure.batch.launch_ids for failure in lost] == [("die:b",)]
+    done = [r.launch_id for o in outcomes if not isinstance(o, BatchFailure) for r in o]
+    assert sorted(done) == ["ok:a", "ok:c"]
+
+
 def test_a_worker_that_always_dies_is_given_up(ray: int, tmp_path: Path) -> None:
     outcomes, retries = run(["die:a"], tmp_path)
     assert isinstance(outcomes[0], BatchFailure)

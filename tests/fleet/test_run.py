@@ -84,6 +84,9 @@ def test_a_run_measures_every_task_once_and_resumes_with_nothing_to_do(
     assert {p: p.stat().st_mtime_ns for p in before} == before
     kinds = [event["kind"] for event in RunFolder.open(out).events()]
     assert kinds.count("run_finished") == 2
+    begun = [e for e in RunFolder.open(out).events() if e["kind"] == "run_started"]
+    assert [e["versions"] for e in begun] == [manifest["versions"]] * 2
+    assert [e["git_commit"] for e in begun] == [manifest["git_commit"]] * 2
     assert not leftovers(out)
 
 
@@ -206,6 +209,9 @@ def test_isolated_launches_run_in_processes_of_their_own(sweep_file: Path, tmp_p
     summary = run_sweep(sweep_file, tmp_path / "run", workers=2)
     assert summary.failed == 0
     assert summary.done == len(make_plan(sweep_file).tasks) == 8
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["sweep"] == text
+    assert manifest["sweep_name"] == "isolated"
 
 
 def test_an_unreachable_cluster_is_one_clear_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -329,6 +330,39 @@ def test_parquet_categories_and_integers_are_read(tmp_path: Path):
     path = tmp_path / "t.parquet"
     frame().astype({"family": "category", "model_id": "category"}).to_parquet(path)
     assert import_data("table", path, tmp_path / "r").rows == 4
+
+
+def test_a_saved_index_is_a_column_like_any_other(tmp_path: Path):
+    named, filtered = tmp_path / "named.parquet", tmp_path / "filtered.parquet"
+    frame().set_index("model_id").to_parquet(named)
+    frame().query("batch > 2").to_parquet(filtered)
+    assert import_data("table", named, tmp_path / "a").rows == 4
+    assert import_data("table", filtered, tmp_path / "b").rows == 2
+    assert not [c for c in read_measurements(tmp_path / "b") if c.startswith("__")]
+
+
+MIXED = {
+    "a column of units": ("energy_unit", ["J", "J", "kJ", ""], r"energy_unit.*row 3"),
+    "power that no GPU draws": ("total_latency_s", [1, 1, 1e-3, 1], "W a GPU"),
+    "power below any idle": ("total_latency_s", [1, 1, 1e3, 1], "W a GPU"),
+    "phases in another unit": ("decode_energy_j", [50, 60, 0.07, 90], "less than half"),
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+def test_rows_in_mixed_units_are_refused(tmp_path: Path, case: str):
+    column, values, text = MIXED[case]
+    table = frame().assign(prefill_energy_j=1.0, **{column: values})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ImportDataError, match=r"row 3 \(") as error:
+        import_data("table", tmp_path / "t.csv", tmp_path / "r")
+    assert re.search(text, str(error.value), re.DOTALL)
+    assert not (tmp_path / "r").exists()
+
+
+def test_units_that_are_ours_may_be_written_beside_the_rows(tmp_path: Path):
+    frame().assign(unit=["J", "joules", "W", ""]).to_csv(tmp_path / "t.csv", index=False)
+    assert import_data("table", tmp_path / "t.csv", tmp_path / "r").rows == 4
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path):
