@@ -25,27 +25,22 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.catalog import ModelFacts, load_hardware, load_model
-from harness.engines import Phase, RunStamps, Session, load_engine
+from harness.engines import Phase, Session, load_engine
 from harness.errors import EnergyLensError, EngineError, RunError
-from harness.meters import (
-    Meter,
-    PhaseEnergies,
-    PhaseSamples,
-    Samples,
-    WindowEnergy,
-    combine_repeats,
-    window_energy,
-)
+from harness.meters import combine_repeats
 from harness.spec import Deployment, Task, Workload, task_columns
+from harness.trials import (
+    Collected,
+    TrialPlan,
+    idle_power_w,
+    measured_columns,
+    one_trial,
+    phase_samples,
+    warm_up,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-
-IDLE_WINDOW_S = 5.0
-WINDOW_MARGIN = 1.1
-"""Windows are planned longer than asked for, because the next run may be faster."""
-DECODE_PERIODS = 5
-"""Counter periods that a decode phase must last to be read from inside a whole window."""
 
 
 class Protocol(BaseModel):
@@ -117,21 +112,6 @@ class LaunchResult:
     """(task_id, class, detail)."""
 
 
-@dataclass(slots=True)
-class _Collected:
-    """What the windows of one workload gave, trial after trial."""
-
-    prefill_j: list[float] = field(default_factory=list)
-    full_j: list[float] = field(default_factory=list)
-    decode_j: list[float] = field(default_factory=list)
-    stderr_j: list[tuple[float, float, float]] = field(default_factory=list)
-    prefill_s: list[float] = field(default_factory=list)
-    decode_s: list[float] = field(default_factory=list)
-    windows: list[WindowEnergy] = field(default_factory=list)
-    window_s: list[float] = field(default_factory=list)
-    reasons: set[str] = field(default_factory=set)
-
-
 def run_launch(spec: LaunchSpec) -> LaunchResult:
     """Measure every workload of a launch.
 
@@ -192,23 +172,23 @@ def _measure(
     """All trials of all workloads, then the rows."""
     meter = session.meter
     window_s = max(spec.protocol.window_s, meter.sensor.shortest_window_s)
-    collected: dict[int, _Collected] = {}
+    collected: dict[int, Collected] = {}
     per_run_s: dict[int, dict[Phase, float]] = {}
     session.prepare([task.workload for task in tasks])
-    idle_before_w = _idle_power_w(session)
+    idle_before_w = idle_power_w(session)
     for i, task in enumerate(tasks):
         try:
-            per_run_s[i] = _warm_up(session, task.workload)
-            collected[i] = _Collected()
+            per_run_s[i] = warm_up(session, task.workload)
+            collected[i] = Collected()
         except EnergyLensError as error:
             _fail(result, task, rows[i], "workload_refused", str(error))
     order = np.random.default_rng(spec.protocol.seed)
     for trial in range(spec.protocol.repeats):
         for i in order.permutation(sorted(collected)).tolist():
             traces: list[pd.DataFrame] | None = [] if i in spec.keep_traces and not trial else None
-            plan = _TrialPlan(per_run_s[i], window_s, idle_before_w)
+            plan = TrialPlan(per_run_s[i], window_s, idle_before_w)
             try:
-                _one_trial(session, tasks[i].workload, plan, collected[i], traces)
+                one_trial(session, tasks[i].workload, plan, collected[i], traces)
             except EngineError as error:
                 del collected[i]
                 result.traces.pop(tasks[i].task_id, None)
@@ -218,156 +198,13 @@ def _measure(
                 import pandas as pd
 
                 result.traces[tasks[i].task_id] = pd.concat(traces, ignore_index=True)
-    idle_w = (idle_before_w + _idle_power_w(session)) / 2
+    idle_w = (idle_before_w + idle_power_w(session)) / 2
     done = sorted(collected)
-    energies = combine_repeats([_phase_samples(collected[i]) for i in done])
+    energies = combine_repeats([phase_samples(collected[i]) for i in done])
     for i, energy in zip(done, energies, strict=True):
         result.rows.append(
-            {**rows[i], **_measured_columns(tasks[i], collected[i], energy, meter, idle_w)}
+            {**rows[i], **measured_columns(tasks[i], collected[i], energy, meter, idle_w)}
         )
-
-
-def _warm_up(session: Session, workload: Workload) -> dict[Phase, float]:
-    """Run each phase once; return seconds a run, by which windows are sized."""
-    out: dict[Phase, float] = {}
-    phases: tuple[Phase, ...] = ("prefill", "full")
-    for phase in phases:
-        stamps = session.run(workload, phase, 1)
-        out[phase] = (stamps.end_ns - stamps.start_ns) / 1e9
-    return out
-
-
-def _idle_power_w(session: Session) -> float:
-    """Loaded idle power of all GPUs of the deployment."""
-    start, end = session.rest(max(IDLE_WINDOW_S, session.meter.sensor.shortest_window_s))
-    energy, _ = window_energy(session.meter.read(start, end), start, end, session.meter.sensor)
-    return energy.energy_j / ((end - start) / 1e9)
-
-
-@dataclass(frozen=True, slots=True)
-class _TrialPlan:
-    """How long a run of each phase takes, how long a window must be, what a pause draws."""
-
-    per_run_s: dict[Phase, float]
-    window_s: float
-    idle_w: float
-
-
-def _one_trial(
-    session: Session,
-    workload: Workload,
-    plan: _TrialPlan,
-    into: _Collected,
-    traces: list[pd.DataFrame] | None,
-) -> None:
-    """One prefill window and one whole window of a workload.
-
-    Between two runs of a window the host prepares the next prompts; those pauses draw loaded
-    idle power, which is taken off before the energy is shared among the runs.
-    """
-    sensor = session.meter.sensor
-    stderr: dict[Phase, float] = {}
-    decode_stderr = math.nan
-    phases: tuple[Phase, ...] = ("prefill", "full")
-    for phase in phases:
-        count = max(1, math.ceil(WINDOW_MARGIN * plan.window_s / plan.per_run_s[phase]))
-        stamps = session.run(workload, phase, count)
-        session.rest(5 * sensor.counter_period_s)
-        samples = session.meter.read(stamps.start_ns, stamps.end_ns)
-        energy, line = window_energy(samples, stamps.start_ns, stamps.end_ns, sensor)
-        into.windows.append(energy)
-        into.window_s.append((stamps.end_ns - stamps.start_ns) / 1e9)
-        into.reasons.update(energy.reasons)
-        pauses_s = float((stamps.starts_ns[1:] - stamps.ends_ns[:-1]).sum() / 1e9)
-        per_run_j = (energy.energy_j - plan.idle_w * pauses_s) / count
-        stderr[phase] = energy.stderr_j / count
-        if phase == "prefill":
-            into.prefill_j.append(per_run_j)
-        else:
-            into.full_j.append(per_run_j)
-            decode_s = float((stamps.ends_ns - stamps.first_tokens_ns).mean() / 1e9)
-            into.prefill_s.append(float((stamps.first_tokens_ns - stamps.starts_ns).mean() / 1e9))
-            into.decode_s.append(decode_s)
-            decode_j = math.nan
-            if decode_s >= DECODE_PERIODS * sensor.counter_period_s:
-                inside = line.at(stamps.ends_ns) - line.at(stamps.first_tokens_ns)
-                decode_j = float(inside.mean())
-                # Every run of the window has two edges of its own between two counter steps.
-                decode_stderr = energy.stderr_j / math.sqrt(count)
-            into.decode_j.append(decode_j)
-        if traces is not None:
-            traces.append(_trace(samples, stamps, phase))
-    if math.isnan(decode_stderr):
-        decode_stderr = math.hypot(stderr["prefill"], stderr["full"])
-    into.stderr_j.append((stderr["prefill"], decode_stderr, stderr["full"]))
-
-
-def _phase_samples(c: _Collected) -> PhaseSamples:
-    decode_j = np.array(c.decode_j)
-    if np.isnan(decode_j).any():  # one way for all trials of a workload
-        decode_j = np.full(decode_j.shape, np.nan)
-    p, d, f = np.mean(np.array(c.stderr_j), axis=0).tolist()
-    return PhaseSamples(np.array(c.prefill_j), np.array(c.full_j), decode_j, (p, d, f))
-
-
-def _measured_columns(
-    task: Task, c: _Collected, energy: PhaseEnergies, meter: Meter, idle_w: float
-) -> dict[str, Any]:
-    """Energy, time and trust columns of one row."""
-    workload = task.workload
-    prefill_s, decode_s = float(np.mean(c.prefill_s)), float(np.mean(c.decode_s))
-    steps = workload.output_tokens - 1
-    reasons = sorted(c.reasons | (set() if energy.additive else {"not_additive"}))
-    ratios = [w.counter_vs_integral for w in c.windows]
-    return {
-        "measured_at": datetime.now(UTC),
-        "prefill_energy_j": energy.prefill_j,
-        "prefill_energy_j_ci95_j": energy.prefill_ci95_j,
-        "decode_energy_j": energy.decode_j if steps else None,
-        "decode_energy_j_ci95_j": energy.decode_ci95_j if steps else None,
-        "total_energy_j": energy.total_j,
-        "total_energy_j_ci95_j": energy.total_ci95_j,
-        "energy_per_output_token_j": energy.total_j / (workload.batch * workload.output_tokens),
-        "idle_power_w": idle_w,
-        "prefill_latency_s": prefill_s,
-        "decode_latency_s": decode_s if steps else None,
-        "total_latency_s": prefill_s + decode_s,
-        "ttft_s": prefill_s,
-        "itl_s": decode_s / steps if steps else None,
-        "meter": meter.name,
-        "window_s": min(c.window_s),
-        "samples": sum(w.samples for w in c.windows),
-        "repeats": len(c.full_j),
-        "counter_vs_integral": float(np.mean(ratios)),
-        "throttled": any(w.throttled for w in c.windows),
-        "valid": not reasons,
-        "reasons": reasons,
-    }
-
-
-def _trace(samples: Samples, stamps: RunStamps, phase: Phase) -> pd.DataFrame:
-    """Samples of one window in the columns of a trace; what was not read is null."""
-    import pandas as pd
-
-    devices, n = samples.power_w.shape
-    t = samples.t_ns
-    run = np.clip(np.searchsorted(stamps.starts_ns, t, side="right") - 1, 0, None)
-    name = np.where(t < stamps.first_tokens_ns[run], "prefill", "decode")
-    outside = (t < stamps.start_ns) | (t > stamps.end_ns) | (t > stamps.ends_ns[run])
-    name = np.where(outside, "idle", name if phase == "full" else np.where(outside, "", "prefill"))
-    return pd.DataFrame(
-        {
-            "t_ns": np.tile(t, devices),
-            "gpu_uuid": np.repeat(np.array(samples.gpu_uuids), n),
-            "power_w": samples.power_w.ravel(),
-            "energy_mj": samples.energy_mj.ravel(),
-            "temperature_c": None,
-            "sm_clock_mhz": None,
-            "mem_clock_mhz": None,
-            "throttle_mask": samples.throttle_mask.ravel(),
-            "phase": np.tile(name, devices),
-        }
-    )
 
 
 def store_result(spec: LaunchSpec, result: LaunchResult, out: Path) -> None:
