@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +108,8 @@ def dispatch(
                 yield BatchFailure(batch, "deadline", f"no result after {batch.deadline_s:.0f} s")
     finally:
         for handle in flying:
-            ray.cancel(handle, force=True)
+            with suppress(Exception):  # the task may have ended meanwhile
+                ray.cancel(handle, force=True)
 
 
 def _one_by_one(batch: Batch) -> list[Batch]:

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,9 @@ def run_sweep(
                 state.work(_batches(specs, 1 if isolated else BATCH_TASKS), isolated, workers)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            state.close("run_interrupted" if interrupted else "run_failed", started, error)
+            # Whatever goes wrong while cleaning up, the first error is the one to hear of.
+            with suppress(Exception):
+                state.close("run_interrupted" if interrupted else "run_failed", started, error)
             raise
         state.close("run_finished", started)
     return RunSummary(

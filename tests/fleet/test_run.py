@@ -149,7 +149,8 @@ def test_a_stopped_run_leaves_a_clean_folder_and_goes_on_where_it_was(
     finally:
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGKILL)
-    assert code == (130 if signal_sent == signal.SIGINT else -signal.SIGKILL)
+    said = driver.stdout.read() if driver.stdout else ""
+    assert code == (130 if signal_sent == signal.SIGINT else -signal.SIGKILL), said
     planned = {t.task_id for t in make_plan(long_sweep).tasks}
     first = settled(out)
     assert 0 < len(first) < len(planned)

@@ -147,7 +147,7 @@ def test_costs_add_up() -> None:
 
 
 def test_idle_windows_are_those_of_a_launch() -> None:
-    from harness.launch import IDLE_WINDOW_S
+    from harness.trials import IDLE_WINDOW_S
 
     assert IDLE_S == 2 * IDLE_WINDOW_S
 
