@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +77,12 @@ def dispatch(
     ------
     EnergyLensError
         As soon as a worker meets an error that the user has to mend, such as a full disk.
-        Batches in flight are cancelled.
+
+    Notes
+    -----
+    Whoever stops early leaves batches in flight; they end with the connection to Ray. They are
+    not cancelled one by one: in Ray 2.60 a forced cancel that meets the reply of its task brings
+    the whole driver down (a failed check in TaskManager::CompletePendingTask).
     """
     import ray
 
@@ -86,30 +90,25 @@ def dispatch(
     remote = ray.remote(num_cpus=1, max_retries=0, **once)(run_batch)
     waiting: deque[tuple[Batch, int]] = deque((b, 1) for b in batches)
     flying: dict[Any, tuple[Batch, int, float]] = {}
-    try:
-        while waiting or flying:
-            while waiting and len(flying) < slots:
-                batch, attempt = waiting.popleft()
-                handle = remote.remote(batch.specs, out, isolated)
-                flying[handle] = (batch, attempt, time.monotonic() + batch.deadline_s)
-            ready, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_S)
-            for handle in ready:
-                batch, attempt, _ = flying.pop(handle)
-                outcome, again = _collect(handle, batch, attempt)
-                if again:
-                    on_retry(batch, again)
-                    waiting.extend((one, attempt + 1) for one in _one_by_one(batch))
-                elif outcome is not None:
-                    yield outcome
-            now = time.monotonic()
-            for handle in [h for h, (_, _, deadline) in flying.items() if now > deadline]:
-                batch, _, _ = flying.pop(handle)
-                ray.cancel(handle, force=True)
-                yield BatchFailure(batch, "deadline", f"no result after {batch.deadline_s:.0f} s")
-    finally:
-        for handle in flying:
-            with suppress(Exception):  # the task may have ended meanwhile
-                ray.cancel(handle, force=True)
+    while waiting or flying:
+        while waiting and len(flying) < slots:
+            batch, attempt = waiting.popleft()
+            handle = remote.remote(batch.specs, out, isolated)
+            flying[handle] = (batch, attempt, time.monotonic() + batch.deadline_s)
+        ready, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_S)
+        for handle in ready:
+            batch, attempt, _ = flying.pop(handle)
+            outcome, again = _collect(handle, batch, attempt)
+            if again:
+                on_retry(batch, again)
+                waiting.extend((one, attempt + 1) for one in _one_by_one(batch))
+            elif outcome is not None:
+                yield outcome
+        now = time.monotonic()
+        for handle in [h for h, (_, _, deadline) in flying.items() if now > deadline]:
+            batch, _, _ = flying.pop(handle)
+            ray.cancel(handle, force=True)
+            yield BatchFailure(batch, "deadline", f"no result after {batch.deadline_s:.0f} s")
 
 
 def _one_by_one(batch: Batch) -> list[Batch]:
