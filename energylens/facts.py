@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fitting.facts import Facts, HardwareFacts, ModelFacts
+    from fitting.facts import DiffusionFacts, Facts, HardwareFacts, ModelFacts
     from harness.catalog import ModelFacts as CatalogModel
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int4", "nvfp4", "mxfp4")
@@ -22,9 +22,11 @@ def facts_for(frame: pd.DataFrame) -> Facts:
 
     hardware = {name: hardware_facts(name) for name in _names(frame, "hardware")}
     models = {name: model_facts(name) for name in _names(frame, "model_id")}
+    diffusion = {name: diffusion_facts(name) for name in _names(frame, "model_id")}
     return Facts(
         {k: v for k, v in hardware.items() if v is not None},
         {k: v for k, v in models.items() if v is not None},
+        {k: v for k, v in diffusion.items() if v is not None},
     )
 
 
@@ -88,6 +90,34 @@ def model_facts(model_id: str) -> ModelFacts | None:
         kv_window_share=shares / sum(size for size, _ in cache) if shares else 0.0,
         state_bytes_per_sequence=known.state_bytes_per_sequence,
         state_flops_per_token=known.state_flops_per_token,
+    )
+
+
+def diffusion_facts(model_id: str) -> DiffusionFacts | None:
+    """Return the architecture of a model that makes images or videos; None if not packaged."""
+    from fitting.facts import DiffusionFacts
+    from harness.catalog.diffusion import load_diffusion
+    from harness.errors import CatalogError
+
+    try:
+        known = load_diffusion(model_id)
+    except CatalogError:
+        return None
+    return DiffusionFacts(
+        model_id=model_id,
+        backbone=known.name,
+        modality=known.modality,
+        layers=known.layers,
+        width=known.width,
+        token_params=known.token_params,
+        attention_layers=known.attention_layers,
+        activation_widths=known.activation_widths,
+        vae_pixels=known.vae_pixels,
+        patch_pixels=known.patch_pixels,
+        vae_frames=known.vae_frames,
+        patch_frames=known.patch_frames,
+        joint_text_tokens=known.joint_text_tokens,
+        passes_per_step=known.passes_per_step,
     )
 
 

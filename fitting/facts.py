@@ -99,6 +99,52 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DiffusionFacts:
+    """Architecture of one diffusion transformer.
+
+    Attributes
+    ----------
+    model_id
+        As in the column of that name.
+    backbone
+        Name of the architecture; models that differ in weights only share it.
+    modality
+        `image` or `video`: what it makes.
+    layers, width
+        Transformer blocks and their width.
+    token_params
+        Weights that one latent token is multiplied with.
+    attention_layers
+        Attentions that cost the square of the tokens; 0 with linear attention.
+    activation_widths
+        Tensors that a block writes for one token, in widths.
+    vae_pixels, patch_pixels
+        Pixels of a latent's side, latents of a token's side.
+    vae_frames, patch_frames
+        The same in time; the first frame is a latent of its own.
+    joint_text_tokens
+        Text tokens that run with the latents.
+    passes_per_step
+        2 with classifier-free guidance, 1 without.
+    """
+
+    model_id: str
+    backbone: str
+    modality: str
+    layers: float
+    width: float
+    token_params: float
+    attention_layers: float
+    activation_widths: float
+    vae_pixels: float
+    patch_pixels: float
+    vae_frames: float
+    patch_frames: float
+    joint_text_tokens: float
+    passes_per_step: float
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Facts by name; a name that is not there is not known.
 
@@ -108,25 +154,36 @@ class Facts:
         Name of a GPU type -> its datasheet.
     models
         Model id -> its architecture.
+    diffusion
+        Model id -> its architecture, for models that make images or videos.
     """
 
     hardware: Mapping[str, HardwareFacts] = field(default_factory=dict, hash=False)
     models: Mapping[str, ModelFacts] = field(default_factory=dict, hash=False)
+    diffusion: Mapping[str, DiffusionFacts] = field(default_factory=dict, hash=False)
 
     def backbone(self, model_id: str) -> str:
         """Return what siblings of a model have in common; its own name if it is not known."""
         known = self.models.get(model_id)
-        return model_id if known is None else known.backbone
+        if known is not None:
+            return known.backbone
+        diffusion = self.diffusion.get(model_id)
+        return model_id if diffusion is None else diffusion.backbone
 
     def joined(self, other: Facts) -> Facts:
         """Return the facts of both; those of `other` count where both know a name."""
-        return Facts({**self.hardware, **other.hardware}, {**self.models, **other.models})
+        return Facts(
+            {**self.hardware, **other.hardware},
+            {**self.models, **other.models},
+            {**self.diffusion, **other.diffusion},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
             "hardware": {k: {**asdict(v)} for k, v in sorted(self.hardware.items())},
             "models": {k: {**asdict(v)} for k, v in sorted(self.models.items())},
+            "diffusion": {k: {**asdict(v)} for k, v in sorted(self.diffusion.items())},
         }
 
     @staticmethod
@@ -140,4 +197,8 @@ class Facts:
         return Facts(
             {k: HardwareFacts(**known(HardwareFacts, v)) for k, v in data["hardware"].items()},
             {k: ModelFacts(**known(ModelFacts, v)) for k, v in data["models"].items()},
+            {
+                k: DiffusionFacts(**known(DiffusionFacts, v))
+                for k, v in data.get("diffusion", {}).items()
+            },
         )
