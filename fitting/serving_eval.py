@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fitting.baselines import LEARNERS, RULES, learner
-from fitting.metrics import judge
+from fitting.facts import Facts
+from fitting.metrics import error_summary, judge
 from fitting.scenarios import Scenarios, rectangle
 from fitting.serving import NAME, fit_serving, serving_rows
+from fitting.serving.splits import PRECISION_SUFFIX
 from fitting.work import WEIGHT_BYTES, column
 from harness.store import FitError
 
@@ -36,7 +38,6 @@ FIXED: dict[str, tuple[str, ...]] = {
 """What is held fixed beside model, task and batch; S2 and S3 have no latency limit here."""
 
 _GROUPS = ("num_gpus", "family", "modality", "hardware")
-_SUFFIX = r"-(?:FP8|fp8|BF16|bf16)$"
 
 
 def evaluate_serving(
@@ -45,6 +46,7 @@ def evaluate_serving(
     classes: Sequence[str],
     methods: Sequence[str] | None,
     seeds: Sequence[int],
+    facts: Facts | None = None,
 ) -> Evaluation:
     """Compare methods on rows that have an energy per output token but no input lengths.
 
@@ -62,6 +64,8 @@ def evaluate_serving(
         Names out of `METHODS`; all of them if None. Names of other methods are left out.
     seeds
         Seeds of the folds; scores are means over them.
+    facts
+        Datasheets and architectures; without them the law estimates from columns.
 
     Raises
     ------
@@ -79,14 +83,14 @@ def evaluate_serving(
             where="rows need an energy, a batch and lengths, or an energy per output token",
             fix="Run a sweep, or import serving data with output tokens.",
         )
-    rows["_base"] = rows["model_id"].astype(str).str.replace(_SUFFIX, "", regex=True)
+    rows["_base"] = rows["model_id"].astype(str).str.replace(PRECISION_SUFFIX, "", regex=True)
     asked = METHODS if methods is None else [m for m in METHODS if m in {NAME, *methods}]
     energy = column(rows, "energy_per_output_token_j")
     relative = column(rows, "total_energy_j_ci95_j", default=0.0)
     half = np.nan_to_num(relative / column(rows, "total_energy_j", default=1.0)) * energy
     notes = _notes(frame, rows)
     records: list[dict[str, object]] = []
-    runs = {m: [_cross(rows, m, seed) for seed in seeds] for m in asked}
+    runs = {m: [_cross(rows, m, seed, facts) for seed in seeds] for m in asked}
     for name in classes:
         keys = [c for c in (*WORK, *FIXED[name]) if c in rows.columns]
         codes = rows.groupby(keys, dropna=False).ngroup().to_numpy().astype(np.intp)
@@ -118,8 +122,7 @@ def evaluate_serving(
                         "method": method,
                         "samples": len(rows) * (FOLDS - 1) // FOLDS,
                         "scenarios": int(picked.sum()),
-                        "mape": float(np.mean(errors)),
-                        "median_ape": float(np.median(errors)),
+                        **error_summary(errors),
                         "fit_seconds": float(np.mean([s for _, s in found])),
                         **summary(choices, picked),
                     }
@@ -141,20 +144,20 @@ def _splits(
     return out + [("model_id", str(v), bases == v) for v in sorted(set(bases.tolist()))]
 
 
-def _cross(rows: pd.DataFrame, method: str, seed: int) -> tuple[NDArray[np.float64], float]:
+def _cross(
+    rows: pd.DataFrame, method: str, seed: int, facts: Facts | None
+) -> tuple[NDArray[np.float64], float]:
     """Return what a method says about every row, fitted without its scenario, and seconds."""
     if method in RULES:
         return RULES[method](rows), 0.0
     keys = [c for c in WORK if c in rows.columns]
     codes = rows.groupby(keys, dropna=False).ngroup().to_numpy()
     fold = np.random.default_rng(seed).permutation(codes.max() + 1)[codes] % FOLDS
-    run: Callable[[pd.DataFrame, pd.DataFrame], NDArray[np.float64]]
-    if method == NAME:
-        run = _law
-    else:
 
-        def run(train: pd.DataFrame, test: pd.DataFrame) -> NDArray[np.float64]:
-            return _learn(method, train, test, seed)
+    def run(train: pd.DataFrame, test: pd.DataFrame) -> NDArray[np.float64]:
+        if method == NAME:
+            return fit_serving(train, facts).predict_per_token(test)
+        return learn(method, train, test, seed)
 
     score = np.zeros(len(rows))
     started = time.perf_counter()
@@ -165,11 +168,7 @@ def _cross(rows: pd.DataFrame, method: str, seed: int) -> tuple[NDArray[np.float
     return score, (time.perf_counter() - started) / FOLDS
 
 
-def _law(train: pd.DataFrame, test: pd.DataFrame) -> NDArray[np.float64]:
-    return fit_serving(train).predict(test)
-
-
-def _learn(method: str, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> NDArray[np.float64]:
+def learn(method: str, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> NDArray[np.float64]:
     """Fit a learner to the logarithm of the energy per output token and predict it, J."""
     model = learner(method, seed)
     tasks = sorted(set(train["task"].astype(str))) if "task" in train.columns else []
