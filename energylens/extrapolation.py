@@ -1,0 +1,130 @@
+"""Ask how far the laws of a run carry, and keep the answer beside it, stamped with its data."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from energylens.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fitting.extrapolation import Thresholds
+
+FILE = "extrapolation.json"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunExtrapolation:
+    """What was held out of a run, and how well each method did without it.
+
+    Attributes
+    ----------
+    data
+        What `to_dict` returns: the table of `fitting.extrapolate`, verdicts, notes, what was
+        asked, and the fingerprint of the measurements.
+    saved_to
+        The file it was written to; None where the folder cannot be written.
+    """
+
+    data: dict[str, Any]
+    saved_to: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        return self.data
+
+
+def extrapolate_run(
+    directory: Path,
+    *,
+    hold_out: Sequence[str] | None = None,
+    rows: Sequence[int] = (0, 3, 5, 10, 20),
+    samples: int = 50,
+    seeds: int = 1,
+    methods: Sequence[str] | None = None,
+    rows_in_total: bool = False,
+    thresholds: Thresholds | None = None,
+    frame: pd.DataFrame | None = None,
+) -> RunExtrapolation:
+    """Hold names out of a run folder in turn and write `DIR/extrapolation.json`.
+
+    Parameters
+    ----------
+    directory
+        The run folder.
+    hold_out, rows, samples, methods, rows_in_total, thresholds
+        Passed to `fitting.extrapolate`; facts come from the packaged catalog.
+    seeds
+        Number of random draws: seeds 0 to seeds - 1.
+    frame
+        The measurements, where they were read already.
+
+    Raises
+    ------
+    FitError
+        If nothing can be held out, or rows are too few.
+    """
+    from energylens.facts import facts_for
+    from energylens.plain import plain
+    from fitting.extrapolation import Thresholds, extrapolate
+    from harness.store import read_measurements
+
+    measurements = read_measurements(directory) if frame is None else frame
+    limits = thresholds or Thresholds()
+    began_s = time.perf_counter()
+    result = extrapolate(
+        measurements,
+        facts_for(measurements),
+        hold_out=None if hold_out is None else tuple(hold_out),
+        rows=tuple(rows),
+        samples=samples,
+        seeds=tuple(range(seeds)),
+        methods=None if methods is None else tuple(methods),
+        rows_in_total=rows_in_total,
+        thresholds=limits,
+    )
+    data = plain(
+        {
+            "version": VERSION,
+            "fingerprint": fingerprint(measurements),
+            "rows": list(rows),
+            "rows_in_total": rows_in_total,
+            "samples": samples,
+            "seeds": seeds,
+            "thresholds": asdict(limits),
+            "provenance": dict(measurements["provenance"].value_counts()),
+            **result.to_dict(),
+            "total_seconds": time.perf_counter() - began_s,
+        }
+    )
+    return RunExtrapolation(data, _save(directory / FILE, data))
+
+
+def saved_extrapolation(directory: Path, frame: pd.DataFrame) -> dict[str, Any] | None:
+    """Return the extrapolation beside a run if it belongs to these very measurements."""
+    try:
+        data = json.loads((directory / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(data, dict) or data.get("version") != VERSION:
+        return None
+    return data if data.get("fingerprint") == fingerprint(frame) else None
+
+
+def _save(path: Path, data: dict[str, Any]) -> Path | None:
+    """Write whole or not at all; a folder of somebody else's that is read-only is no error."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        return None
+    return path
