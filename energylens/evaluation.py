@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "evaluation.json"
-VERSION = 1
+VERSION = 2
+"""2: scenario classes S4 and S5, levers, and what each method knows."""
 OURS = "energylens"
 SERVING = "energylens_serving"
 
@@ -28,8 +29,8 @@ class RunEvaluation:
     Attributes
     ----------
     data
-        What `to_dict` returns: scores, notes, divergence, predictions of our law, and the
-        fingerprint of the measurements.
+        What `to_dict` returns: scores, notes, divergence, levers, predictions of our law, and
+        the fingerprint of the measurements.
     saved_to
         The file it was written to; None where the folder cannot be written.
     """
@@ -46,10 +47,11 @@ def evaluate_run(
     directory: Path,
     *,
     samples: Sequence[int] = (50,),
-    classes: Sequence[str] = ("S1", "S2", "S3"),
+    classes: Sequence[str] = ("all",),
     methods: Sequence[str] | None = None,
     seeds: int = 1,
     frame: pd.DataFrame | None = None,
+    hold_out: float = 0.0,
 ) -> RunEvaluation:
     """Evaluate a run folder and write `DIR/evaluation.json`.
 
@@ -63,9 +65,13 @@ def evaluate_run(
         Number of random draws: seeds 0 to seeds - 1.
     frame
         The measurements, where they were read already.
+    hold_out
+        Share of the workloads that no method learns from and that alone are judged.
     """
+    from energylens.facts import facts_for
     from energylens.plain import plain
     from fitting import divergence, evaluate
+    from fitting.levers import levers
     from harness.store import read_measurements
 
     measurements = read_measurements(directory) if frame is None else frame
@@ -76,19 +82,23 @@ def evaluate_run(
         classes=tuple(classes),
         methods=None if methods is None else tuple(methods),
         seeds=tuple(range(seeds)),
+        facts=facts_for(measurements),
+        hold_out=hold_out,
     )
     data = plain(
         {
             "version": VERSION,
             "fingerprint": fingerprint(measurements),
             "samples": list(samples),
-            "classes": list(classes),
+            "classes": list(dict.fromkeys(result.scores["scenario_class"])) or list(classes),
             "seeds": seeds,
+            "hold_out": hold_out,
             "provenance": dict(measurements["provenance"].value_counts()),
             "scores": result.scores,
             "notes": result.notes,
             "divergence": divergence(measurements),
-            "predictions": _ours(result.predictions, next(iter(samples))),
+            "levers": levers(measurements),
+            "predictions": _ours(result.predictions, main_budget(samples)),
             "seconds": time.perf_counter() - began_s,
         }
     )
@@ -111,10 +121,16 @@ def is_ours(method: str) -> bool:
     return method.startswith(OURS)
 
 
-def _ours(predictions: pd.DataFrame, samples: int) -> dict[str, Any]:
+def main_budget(budgets: Sequence[int | None]) -> int | None:
+    """Return the sample budget that tables and plots show first: 50 where it was asked for."""
+    known = [budget for budget in budgets if budget is not None]
+    return 50 if 50 in known else next(iter(known), None)
+
+
+def _ours(predictions: pd.DataFrame, samples: int | None) -> dict[str, Any]:
     """Keep what the report draws: what our own law predicts, four digits of each."""
     mine = predictions[predictions["method"].map(is_ours).astype(bool)]
-    if "samples" in mine.columns and mine["samples"].eq(samples).any():
+    if samples is not None and mine["samples"].eq(samples).any():
         mine = mine[mine["samples"].eq(samples)]
     mine = mine[mine["method"].eq(str(next(iter(mine["method"]), "")))]
     fitted = mine["fitted"].tolist() if "fitted" in mine.columns else []

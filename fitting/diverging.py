@@ -9,22 +9,38 @@ import numpy as np
 from fitting.baselines import lowest_latency
 from fitting.metrics import judge
 from fitting.rows import usable
-from fitting.scenarios import Scenarios, build, rectangle, workload_codes
+from fitting.scenarios import Scenarios, rectangle, work_units, workload_codes
 from fitting.work import column
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 WORST = 10
 """Scenarios shown as the worst."""
+
+CHOICES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "fixed": (
+        "S1",
+        ("hardware", "num_gpus", "precision"),
+        ("family", "num_gpus", "batch", "hardware", "modality"),
+    ),
+    "all_free": ("S1", ("hardware", "precision"), ("family", "batch", "hardware", "modality")),
+    "batch_free": ("S4", ("hardware", "precision"), ("family", "hardware", "modality")),
+}
+"""What is chosen: class that says how energies compare, what is held fixed beside the workload,
+and the columns that the shares are split by."""
+
+_FIGURES = ("share", "mean_penalty", "max_penalty", "scenarios")
 
 
 def divergence(frame: pd.DataFrame) -> dict[str, Any]:
     """Compare the latency-optimal with the energy-optimal configuration.
 
-    In scenarios of S1 (GPU count fixed, t and p free) and with t, p and GPU count all free, both
-    without latency limits. Two configurations whose energies are not told apart by their
-    confidence intervals do not differ.
+    Three choices, none with a latency limit: t and p at a GPU count, as in S1; t, p and GPU
+    count; and the batch too, where energies are per output token and the latency is that of the
+    batch. Two configurations whose energies are not told apart by their confidence intervals do
+    not differ.
 
     Parameters
     ----------
@@ -34,57 +50,70 @@ def divergence(frame: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     dict
-        `share` of the S1 scenarios where the two differ; `mean_penalty` over those and
-        `max_penalty`: extra energy of the latency optimum, as fractions; `by_family` records of
-        the same; `worst` records of single scenarios; `all_free` the first four with the GPU
-        count free; `scenarios` how many there are.
+        `share` of the scenarios of a fixed GPU count where the two differ; `mean_penalty` over
+        those and `max_penalty`: extra energy of the latency optimum, as fractions; `scenarios`
+        how many there are; `by` records of the same by `kind` and `group`; `by_family` those of
+        the families; `worst` records of single scenarios; `all_free` and `batch_free` the first
+        four and `by` with the GPU count free, and the batch too.
     """
     rows, _ = usable(frame, lengths=False)
     rows = rows.reset_index(drop=True)
-    latency = lowest_latency(rows)
-    rows = rows[~np.isnan(latency)].reset_index(drop=True)
-    fixed = build(rows, "S1") if len(rows) else Scenarios("S1", np.zeros((0, 2), dtype=np.intp))
-    result = _compare(rows, fixed)
-    free = _compare(rows, _all_free(rows)) if len(rows) else result
-    result["all_free"] = {k: free[k] for k in ("share", "mean_penalty", "max_penalty", "scenarios")}
+    rows = rows[~np.isnan(lowest_latency(rows))].reset_index(drop=True)
+    found = {name: _compare(rows, name) for name in CHOICES}
+    result = found["fixed"]
+    result["by_family"] = [
+        {"family": r["group"], **{k: r[k] for k in _FIGURES}}
+        for r in result["by"]
+        if r["kind"] == "family"
+    ]
+    for name in ("all_free", "batch_free"):
+        result[name] = {k: found[name][k] for k in (*_FIGURES, "by")}
     return result
 
 
-def _all_free(rows: pd.DataFrame) -> Scenarios:
-    codes = workload_codes(rows, ("hardware", "precision"))
-    return Scenarios("S1", rectangle(codes, np.ones(len(rows), dtype=bool)))
-
-
-def _compare(rows: pd.DataFrame, scenarios: Scenarios) -> dict[str, Any]:
-    """Return the figures of a set of scenarios."""
-    empty: dict[str, Any] = {
-        "share": None,
-        "mean_penalty": None,
-        "max_penalty": None,
-        "scenarios": 0,
-        "by_family": [],
-        "worst": [],
-    }
+def _compare(rows: pd.DataFrame, choice: str) -> dict[str, Any]:
+    """Return the figures of one kind of choice."""
+    name, fixed, kinds = CHOICES[choice]
+    scenarios = Scenarios(name, np.zeros((0, 2), dtype=np.intp))
+    if len(rows):
+        codes = workload_codes(rows, fixed, free=("batch",) if choice == "batch_free" else ())
+        scenarios = Scenarios(name, rectangle(codes, ~np.isnan(_units(rows, name))))
     if not len(scenarios):
-        return empty
-    energy = scenarios.values(column(rows, "total_energy_j"), np.inf)
-    half = scenarios.values(column(rows, "total_energy_j_ci95_j", default=0.0), 0.0)
+        return {**dict.fromkeys(_FIGURES), "scenarios": 0, "by": [], "worst": []}
+    units = _units(rows, name)
+    energy = scenarios.values(column(rows, "total_energy_j") / units, np.inf)
+    half = column(rows, "total_energy_j_ci95_j", default=0.0) / units
     latency = scenarios.values(lowest_latency(rows), np.inf)
-    choice = judge(energy, half, latency, scenarios.mask)
-    differs = choice.top1 < 1.0 - 1e-9
-    penalty = np.where(differs, choice.regret, 0.0)
-    result = {**empty, **_figures(differs, penalty)}
-    if "family" in rows.columns:
-        families = rows["family"].to_numpy()[scenarios.first]
-        result["by_family"] = [
-            {"family": str(f), **_figures(differs[families == f], penalty[families == f])}
-            for f in sorted(set(families.tolist()))
-        ]
-    result["worst"] = _worst(rows, scenarios, energy, latency, penalty)
-    return result
+    picked = judge(energy, scenarios.values(half, 0.0), latency, scenarios.mask)
+    differs = picked.top1 < 1.0 - 1e-9
+    penalty = np.where(differs, picked.regret, 0.0)
+    by: list[dict[str, Any]] = []
+    for kind in kinds:
+        if kind not in rows.columns:
+            continue
+        labels = rows[kind].to_numpy()[scenarios.first]
+        for label in sorted(set(labels.tolist())):
+            inside = labels == label
+            figures = _figures(differs[inside], penalty[inside])
+            by.append({"kind": kind, "group": _plain(label), **figures})
+    worst = _worst(rows, scenarios, energy, latency, penalty)
+    return {**_figures(differs, penalty), "by": by, "worst": worst}
 
 
-def _figures(differs: Any, penalty: Any) -> dict[str, Any]:
+def _units(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """Return what energies are divided by; NaN for rows without output tokens of a known number.
+
+    Serving rows, whose input lengths are not known, bring their energy per output token.
+    """
+    if name == "S1":
+        return work_units(rows, name)
+    tokens = column(rows, "batch", default=np.nan) * column(rows, "output_tokens", default=np.nan)
+    each = column(rows, "energy_per_output_token_j", default=np.nan)
+    served = np.isnan(column(rows, "input_tokens", default=np.nan))
+    return np.where(served, column(rows, "total_energy_j") / each, tokens)
+
+
+def _figures(differs: NDArray[np.bool_], penalty: NDArray[np.float64]) -> dict[str, Any]:
     apart = penalty[differs]
     return {
         "share": float(differs.mean()),
@@ -95,7 +124,11 @@ def _figures(differs: Any, penalty: Any) -> dict[str, Any]:
 
 
 def _worst(
-    rows: pd.DataFrame, scenarios: Scenarios, energy: Any, latency: Any, penalty: Any
+    rows: pd.DataFrame,
+    scenarios: Scenarios,
+    energy: NDArray[np.float64],
+    latency: NDArray[np.float64],
+    penalty: NDArray[np.float64],
 ) -> list[dict[str, Any]]:
     """Return the scenarios where the fastest configuration costs most."""
     shown = ("model_id", "hardware", "num_gpus", "batch", "input_tokens", "output_tokens")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ NEAR = 0.01
 
 DRAWS = 400
 """Bootstrap resamples of the scenarios."""
+
+MOST_RESAMPLED = 4096
+"""Values above which the interval of a mean is taken as normal: the bootstrap gives the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +107,13 @@ def _pairwise(energy: Array, half: Array, score: Array, mask: NDArray[np.bool_])
     return share
 
 
-def interval(values: Array, rng: np.random.Generator) -> tuple[float, float]:
+def interval(values: Array, rng: np.random.Generator | None = None) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean over scenarios.
 
     For zeros and ones the bootstrap mean is binomial, so its quantiles are taken exactly. Where
     all are the same the bootstrap sees no spread; the exact interval (Clopper and Pearson 1934)
-    then keeps a few scenarios from looking certain.
+    then keeps a few scenarios from looking certain. With `rng` the resamples are drawn from it,
+    else they are the shared ones of `mean_intervals`.
     """
     n = len(values)
     if n == 0:
@@ -120,9 +126,129 @@ def interval(values: Array, rng: np.random.Generator) -> tuple[float, float]:
             return (1.0 - reach, 1.0) if values[0] else (0.0, reach)
         low, high = binom.ppf([0.025, 0.975], n, values.mean()) / n
         return float(low), float(high)
-    means = values[rng.integers(0, n, size=(DRAWS, n))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    if rng is None:
+        ends = mean_intervals(values[:, None])[:, 0]
+    else:
+        means = values[rng.integers(0, n, size=(DRAWS, n))].mean(axis=1)
+        ends = np.quantile(means, [0.025, 0.975])
+    return float(ends[0]), float(ends[1])
+
+
+@lru_cache(maxsize=32)
+def _weights(n: int) -> NDArray[np.float32]:
+    """Return how often each of n values is drawn in each resample over n, shape (DRAWS, n)."""
+    rng = np.random.default_rng(n)
+    drawn = rng.integers(0, n, size=(DRAWS, n)) + n * np.arange(DRAWS)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=DRAWS * n).reshape(DRAWS, n)
+    weights: NDArray[np.float32] = (counts / n).astype(np.float32)
+    return weights
+
+
+def mean_intervals(values: Array) -> Array:
+    """Return 95 % percentile bootstrap intervals of the means of columns.
+
+    The same resamples serve every column and every call of the same length, so that methods are
+    compared on the same draws and equal input gives equal output.
+
+    Parameters
+    ----------
+    values
+        Shape (observations, columns); NaN is left out of the mean of its column.
+
+    Returns
+    -------
+    ndarray
+        Lower and upper ends, shape (2, columns); NaN where a column has no value.
+    """
+    n, known = len(values), ~np.isnan(values)
+    if not n:
+        return np.full((2, values.shape[1]), np.nan)
+    filled = np.where(known, values, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if n > MOST_RESAMPLED:
+            size = known.sum(axis=0)
+            mean = filled.sum(axis=0) / size
+            spread = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0)) / size
+            return np.stack([mean - 1.96 * spread, mean + 1.96 * spread])
+        weights = _weights(n).astype(np.float64)
+        means = (weights @ filled) / (weights @ known.astype(np.float64))
+    with_any = known.any(axis=0)
+    out = np.full((2, values.shape[1]), np.nan)
+    out[:, with_any] = np.nanquantile(means[:, with_any], [0.025, 0.975], axis=0)
+    return out
+
+
+def median_interval(values: Array) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the median, by order statistics.
+
+    The median of a resample is the k-th smallest value or less exactly if at least half of the
+    draws are, which is binomial; so no resample has to be drawn (Efron and Tibshirani 1993, 13.3).
+    """
+    n = len(values)
+    if not n:
+        return float("nan"), float("nan")
+    ordered, reach = np.sort(values), 0.98 * np.sqrt(n)
+    low = int(np.clip(np.floor(n / 2.0 - reach), 0, n - 1))
+    high = int(np.clip(np.ceil(n / 2.0 + reach), 0, n - 1))
+    return float(ordered[low]), float(ordered[high])
+
+
+def summary(choices: Sequence[Choice], picked: NDArray[np.bool_]) -> dict[str, float]:
+    """Return the scores of some scenarios, averaged over seeds, with intervals.
+
+    Intervals are a bootstrap over scenarios, whose draws are fixed. The worst regret has none: a
+    resample cannot show a regret worse than the worst one seen.
+
+    Parameters
+    ----------
+    choices
+        What the method chose, one entry a seed.
+    picked
+        Which scenarios count, shape (scenarios,).
+    """
+
+    def over_seeds(name: str) -> Array:
+        values: Array = np.mean([getattr(c, name)[picked] for c in choices], axis=0)
+        return values
+
+    top1 = over_seeds("top1")
+    low, high = interval(top1)
+    out = {
+        "top1": float(top1.mean()),
+        "top1_lo": low,
+        "top1_hi": high,
+        "max_regret": float(max(c.regret[picked].max() for c in choices)),
+    }
+    fields = ("strict", "near", "pairwise", "regret")
+    names = ("top1_strict", "top1_within_1pct", "pairwise", "mean_regret")
+    values = np.column_stack([over_seeds(f) for f in fields])
+    ends = mean_intervals(values)
+    for i, name in enumerate(names):
+        out[name] = mean_or_nan(values[:, i])
+        out[f"{name}_lo"], out[f"{name}_hi"] = float(ends[0, i]), float(ends[1, i])
+    return out
+
+
+def error_summary(errors: Array) -> dict[str, float]:
+    """Return mean and median of relative errors with their intervals, and how many there are.
+
+    Parameters
+    ----------
+    errors
+        Absolute relative errors of rows that were not fitted; NaN where nothing was predicted.
+    """
+    known = errors[~np.isnan(errors)]
+    ends = mean_intervals(known[:, None])[:, 0]
+    low, high = median_interval(known)
+    return {
+        "mape": mean_or_nan(known),
+        "mape_lo": float(ends[0]),
+        "mape_hi": float(ends[1]),
+        "median_ape": float(np.median(known)) if len(known) else float("nan"),
+        "median_ape_lo": low,
+        "median_ape_hi": high,
+        "unfitted_rows": len(known),
+    }
 
 
 def mean_or_nan(values: Array) -> float:

@@ -38,21 +38,31 @@ FIXED: dict[str, tuple[str, ...]] = {
     "S1": ("hardware", "num_gpus", "precision"),
     "S2": ("hardware", "precision"),
     "S3": ("precision",),
+    "S4": ("hardware",),
+    "S5": (),
 }
 """What each class holds fixed beside the workload. S1 chooses t and p for a GPU count; S2 the
-GPU count too, under latency limits; S3 the GPU type too, under the same kind of limits."""
+GPU count too; S3 the GPU type too; S4, on one GPU type, the precision and the batch; S5 all of
+them. All but S1 are under latency limits."""
 
-LIMITED = ("S2", "S3")
+FREE_BATCH = ("S4", "S5")
+"""Classes whose candidates differ in batch: they are compared by energy per output token, because
+a batch of 8 is more work than one of 1. A request stays the same."""
+
+LIMITED = ("S2", "S3", "S4", "S5")
 """Classes whose candidates must meet latency limits."""
 
 LIMIT_FACTOR = 1.0
 """Without limits given, a scenario's limits are this factor times the median over its
 candidates, of the time to first token and of the time per output token."""
 
+_GROUPS = ("family", "modality", "model_id")
 GROUP_KINDS: dict[str, tuple[str, ...]] = {
-    "S1": ("num_gpus", "family", "modality", "model_id", "hardware"),
-    "S2": ("family", "modality", "model_id", "hardware"),
-    "S3": ("family", "modality", "model_id"),
+    "S1": ("num_gpus", *_GROUPS, "hardware"),
+    "S2": (*_GROUPS, "hardware"),
+    "S3": _GROUPS,
+    "S4": (*_GROUPS, "hardware"),
+    "S5": _GROUPS,
 }
 """Columns that are the same for all candidates of a scenario, so that scores can be split."""
 
@@ -64,7 +74,7 @@ class Scenarios:
     Attributes
     ----------
     scenario_class
-        S1, S2 or S3.
+        S1 to S5.
     rows
         Positions of the candidates in the table, -1 where there is none, shape
         (scenarios, most candidates).
@@ -110,7 +120,11 @@ def latencies(frame: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
 
 
 def build(
-    frame: pd.DataFrame, scenario_class: str, limits: dict[str, float] | None = None
+    frame: pd.DataFrame,
+    scenario_class: str,
+    limits: dict[str, float] | None = None,
+    *,
+    among: NDArray[np.bool_] | None = None,
 ) -> Scenarios:
     """Group the rows of a table into scenarios of a class, with at least 2 candidates each.
 
@@ -119,14 +133,17 @@ def build(
     frame
         Usable rows of the measurement table.
     scenario_class
-        S1, S2 or S3.
+        S1 to S5.
     limits
-        `ttft_s` and `itl_s` in seconds, the same for every scenario of S2 and S3. Without them
+        `ttft_s` and `itl_s` in seconds, the same for every scenario of S2 to S5. Without them
         each scenario has its own: the median over its candidates. A candidate whose latency is
         not known does not meet a limit.
+    among
+        Rows that may be candidates, shape (rows,); all of them if None.
     """
-    codes = workload_codes(frame, FIXED[scenario_class])
-    keep = np.ones(len(frame), dtype=bool)
+    free = ("batch",) if scenario_class in FREE_BATCH else ()
+    codes = workload_codes(frame, FIXED[scenario_class], free=free)
+    keep = np.ones(len(frame), dtype=bool) if among is None else among.copy()
     if scenario_class in LIMITED:
         for name, values in latencies(frame).items():
             if limits is not None:
@@ -137,11 +154,28 @@ def build(
     return Scenarios(scenario_class, rectangle(codes, keep))
 
 
-def workload_codes(frame: pd.DataFrame, fixed: tuple[str, ...]) -> NDArray[np.intp]:
-    """Return a number a row, the same for rows of one workload that agree in `fixed` too."""
-    keys = [c for c in (*WORKLOAD, *fixed) if c in frame.columns]
+def workload_codes(
+    frame: pd.DataFrame, fixed: tuple[str, ...], *, free: tuple[str, ...] = ()
+) -> NDArray[np.intp]:
+    """Return a number a row, the same for rows of one workload that agree in `fixed` too.
+
+    Columns of the workload that are `free` may differ within a number.
+    """
+    keys = [c for c in (*WORKLOAD, *fixed) if c in frame.columns and c not in free]
     groups = frame.groupby(keys, dropna=False, sort=True)
     return groups.ngroup().to_numpy().astype(np.intp)
+
+
+def work_units(frame: pd.DataFrame, scenario_class: str) -> NDArray[np.float64]:
+    """Return what energies of a class are divided by, shape (rows,).
+
+    Output tokens of the whole batch where the batch is free, else 1.
+    """
+    from fitting.work import column
+
+    if scenario_class not in FREE_BATCH:
+        return np.ones(len(frame))
+    return column(frame, "batch") * column(frame, "output_tokens")
 
 
 def _median_by(codes: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:

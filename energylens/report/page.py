@@ -10,7 +10,7 @@ from typing import Any
 
 from energylens.fingerprint import fingerprint
 from energylens.plain import plain
-from energylens.report import facts, law, ranking, tradeoff
+from energylens.report import facts, law, levers, ranking, tradeoff
 from energylens.report.write import Material
 
 HERE = Path(__file__).parent
@@ -61,13 +61,16 @@ def sections(material: Material) -> dict[str, Any]:
         "check": {k: v for k, v in check.items() if k != "points"} if check else None,
         "ranking": ranking.ranking(evaluation) if evaluation else None,
         "ranking_missing": material.evaluation_missing,
-        "divergence": ranking.divergence(evaluation) if evaluation else None,
+        "divergence": levers.divergence(evaluation) if evaluation else None,
+        "levers": levers.levers(evaluation) if evaluation else [],
+        "curves": bool(evaluation and ranking.curves(evaluation)),
         "tradeoff": {k: v for k, v in tradeoffs.items() if k != "scenarios"} if tradeoffs else None,
         "data": {
             "laws": laws,
             "points": check["points"] if check else None,
             "tradeoff": tradeoffs,
             "truth": _truth(material),
+            "curves": ranking.curves(evaluation) if evaluation else None,
         },
     }
 

@@ -254,7 +254,42 @@
     drawings.push(draw);
   };
 
+  /* ---- scores against the rows that a method learned from ---- */
+  const SCORES = { top1: "Top-1", mean_regret: "Mean regret", mape: "Mean absolute error (MAPE)" };
+  const TONES = ["s2", "s3", "s4", "s5", "soft"];
+  const curves = () => {
+    const { budgets, classes } = data.curves;
+    const [choice, score] = ["c-class", "c-score"].map(byId);
+    fill(choice, classes.map((c) => [c.name, `${c.name} · ${c.title}`]));
+    fill(score, Object.entries(SCORES));
+    const draw = () => {
+      const key = score.value;
+      let others = 0;
+      const traces = classes.find((c) => c.name === choice.value).lines
+        .filter((line) => line[key].some((v) => v !== null))
+        .map((line, i) => {
+          const tone = line.ours ? "accent" : TONES[others++ % TONES.length];
+          return {
+            x: budgets, y: line[key], name: line.name, mode: "lines+markers", connectgaps: true,
+            text: line[key].map((v) => (v === null ? "" : percent(v))), hovertemplate: "%{x} rows: %{text}<extra>%{fullData.name}</extra>",
+            line: { color: colour(tone), width: line.ours ? 3 : 1.5, dash: line.ours && i > 0 ? "dash" : "solid" },
+            marker: { color: colour(tone), size: line.ours ? 9 : 7, symbol: SYMBOLS[i % SYMBOLS.length] },
+          };
+        });
+      Plotly.react("plot-curves", traces, layoutOf({
+        xaxis: axis("Rows of a pair that it learned from", { type: "log", tickvals: budgets, ticktext: budgets.map(String) }),
+        yaxis: axis(SCORES[key], { tickformat: ".0%", rangemode: key === "top1" ? "normal" : "tozero" }),
+        margin: { l: 60, r: 24, t: 40, b: 54 },
+      }), config);
+    };
+    choice.addEventListener("change", draw);
+    score.addEventListener("change", draw);
+    draw();
+    drawings.push(draw);
+  };
+
   if (data.tradeoff) tradeoff();
+  if (data.curves) curves();
   if (data.laws.length) law();
   if (data.points) check();
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);

@@ -127,15 +127,21 @@ def gather(directory: Path, fit_path: Path | None = None) -> tuple[Material, str
 def _law(directory: Path, frame: pd.DataFrame, given: Path | None) -> tuple[Fit | None, str]:
     from fitting import fit_frame, load_fit
 
-    if given is not None:
-        return load_fit(given), f"read from {given}"
     beside = directory / FIT_FILE
-    if is_of(beside, frame):
-        return load_fit(beside), f"read from {beside.name}"
-    try:
-        return fit_frame(frame, samples=SAMPLES), f"fitted now, {SAMPLES} rows a pair"
-    except EnergyLensError as error:
-        return None, error.what
+    if given is not None:
+        law, text = load_fit(given), f"read from {given}"
+    elif is_of(beside, frame):
+        law, text = load_fit(beside), f"read from {beside.name}"
+    else:
+        try:
+            law = fit_frame(frame, samples=SAMPLES, pooled=False)
+        except EnergyLensError as error:
+            return None, error.what
+        text = f"fitted now, {SAMPLES} rows a pair"
+    if not law.pairs:
+        names = ", ".join(pooled.name for pooled in law.pooled)
+        return None, f"only pooled laws ({names}), none of one model on one GPU type ({text})"
+    return law, text
 
 
 def _evaluation(directory: Path, frame: pd.DataFrame) -> tuple[dict[str, Any] | None, str]:
