@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from energylens.recommendation import Recommendation
     from fitting import Fit
+    from fitting.facts import Facts
 
 __all__ = ["fit", "load", "load_fit", "recommend"]
 
@@ -45,8 +47,13 @@ def fit(
     form: str = "energylens12",
     samples: int | None = None,
     seed: int = 0,
+    pooled: bool | Literal["auto"] = "auto",
+    intervals: str = "covariance",
 ) -> Fit:
-    """Fit one energy law, with parameters for each (model, hardware) pair.
+    """Fit one energy law, with parameters for each (model, hardware) pair, and pooled laws.
+
+    Pooled laws are shared over models and GPU types; they answer for what was not measured and
+    for pairs with few rows. Datasheets and architectures come from the packaged catalog.
 
     Parameters
     ----------
@@ -57,17 +64,32 @@ def fit(
     samples
         Rows drawn at random for each pair; all valid rows if None.
     seed
-        Of that draw.
+        Of that draw, and of bootstrap intervals.
+    pooled
+        Whether to fit pooled laws; `auto`: where they can be fitted, with a note elsewhere.
+    intervals
+        How 95 % intervals of parameters are found: `covariance`, `profile` or `bootstrap`.
 
     Raises
     ------
     FitError
-        When no pair has enough valid rows.
+        When no law can be fitted, or a pair has few rows and no pooled law covers it.
     """
+    from energylens.facts import facts_for
     from fitting import fit_frame
 
     frame = load(data) if isinstance(data, str | Path) else data
-    return fit_frame(frame, form=form, samples=samples, seed=seed)
+    return with_catalog(
+        fit_frame(
+            frame,
+            form=form,
+            samples=samples,
+            seed=seed,
+            facts=facts_for(frame),
+            pooled=pooled,
+            intervals=intervals,
+        )
+    )
 
 
 def load_fit(path: str | Path) -> Fit:
@@ -77,11 +99,39 @@ def load_fit(path: str | Path) -> Fit:
     -------
     Fit
         With `predict(frame)` (joules, in row order), `predict_phases(frame)`,
-        `formula(model_id, hardware)` and `to_dict()`.
+        `formula(model_id, hardware)` and `to_dict()`. Pooled laws answer for every model and
+        GPU type of the catalog.
+
+    Raises
+    ------
+    FitError
+        When the file is missing, damaged, or of an unknown version.
     """
     from fitting import load_fit as read
 
-    return read(Path(path))
+    return with_catalog(read(Path(path)))
+
+
+def with_catalog(law: Fit) -> Fit:
+    """Let pooled laws look up new models and GPU types in the packaged catalog."""
+    law.facts_source = _catalog_facts
+    return law
+
+
+def _catalog_facts(frame: pd.DataFrame) -> Facts:
+    """Return the facts of the names of a table; a prediction asks for the same ones repeatedly."""
+    names = (frame[c].dropna().astype(str).unique() for c in ("model_id", "hardware"))
+    return _facts_of(*(tuple(sorted(found)) for found in names))
+
+
+@lru_cache(maxsize=64)
+def _facts_of(models: tuple[str, ...], hardware: tuple[str, ...]) -> Facts:
+    import pandas as pd
+
+    from energylens.facts import facts_for
+
+    columns = {"model_id": models, "hardware": hardware}
+    return facts_for(pd.DataFrame({k: pd.Series(v, dtype=object) for k, v in columns.items()}))
 
 
 def recommend(

@@ -49,7 +49,8 @@ def is_of(path: Path, frame: pd.DataFrame) -> bool:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if KEY in data:
             return bool(data[KEY] == fingerprint(frame))
-        known = {(pair["model_id"], pair["hardware"]) for pair in data["pairs"]}
+        pairs = [*data["pairs"], *data.get("pooled_pairs", [])]
+        known = {(pair["model_id"], pair["hardware"]) for pair in pairs}
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return known <= set(zip(frame["model_id"], frame["hardware"], strict=True))

@@ -10,28 +10,40 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fitting.diverging import divergence
+    from fitting.estimators import EnergyLawRegressor, PooledEnergyLawRegressor
     from fitting.evaluation import Evaluation, evaluate
-    from fitting.fit import Fit, fit_frame, load_fit
+    from fitting.extrapolation import Extrapolation, extrapolate
+    from fitting.fit import fit_frame
+    from fitting.fitfile import load_fit
+    from fitting.fitted import Fit
     from fitting.pairfit import PairFit, Parameter
 
 _HOME = {
+    "EnergyLawRegressor": "estimators",
     "Evaluation": "evaluation",
-    "Fit": "fit",
+    "Extrapolation": "extrapolation",
+    "Fit": "fitted",
     "PairFit": "pairfit",
     "Parameter": "pairfit",
+    "PooledEnergyLawRegressor": "estimators",
     "divergence": "diverging",
     "evaluate": "evaluation",
+    "extrapolate": "extrapolation",
     "fit_frame": "fit",
-    "load_fit": "fit",
+    "load_fit": "fitfile",
 }
 
 __all__ = [
+    "EnergyLawRegressor",
     "Evaluation",
+    "Extrapolation",
     "Fit",
     "PairFit",
     "Parameter",
+    "PooledEnergyLawRegressor",
     "divergence",
     "evaluate",
+    "extrapolate",
     "fit_frame",
     "load_fit",
 ]

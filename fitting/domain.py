@@ -27,6 +27,9 @@ NUMERIC: dict[str, float | None] = {
 LABELS: dict[str, str] = {"precision": "bf16", "modality": "text"}
 """Columns whose set of values is kept, and the value that a missing one stands for."""
 
+OPTIONAL_LABELS = ("task",)
+"""Columns whose set of values is kept if every row has one; rows without one are inside."""
+
 
 @dataclass(frozen=True, slots=True)
 class Domain:
@@ -54,7 +57,11 @@ class Domain:
         """Rebuild a domain from `to_dict`."""
         return Domain(
             ranges={k: (float(v[0]), float(v[1])) for k, v in data.items() if k in NUMERIC},
-            labels={k: [str(x) for x in v] for k, v in data.items() if k in LABELS},
+            labels={
+                k: [str(x) for x in v]
+                for k, v in data.items()
+                if k in LABELS or k in OPTIONAL_LABELS
+            },
         )
 
 
@@ -67,6 +74,9 @@ def domain_of(rows: pd.DataFrame) -> Domain:
         if len(values):
             ranges[name] = (float(values.min()), float(values.max()))
     labels = {name: sorted(set(_labels(rows, name))) for name in LABELS}
+    for name in OPTIONAL_LABELS:
+        if name in rows.columns and len(rows) and rows[name].notna().all():
+            labels[name] = sorted({str(v) for v in rows[name]})
     return Domain(ranges, labels)
 
 
@@ -101,6 +111,6 @@ def distance(frame: pd.DataFrame, domain: Domain) -> NDArray[np.float64]:
         if name in frame.columns:
             seen = frame[name].isin(known) | frame[name].isna()
             total += (~seen).to_numpy(dtype=np.float64)
-        elif LABELS[name] not in known:
+        elif name in LABELS and LABELS[name] not in known:
             total += 1.0
     return total

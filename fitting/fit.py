@@ -1,222 +1,52 @@
-"""Fit laws to a measurement table, and predict with them."""
+"""Fit laws to a measurement table: one a (model, hardware), pooled ones for what is left."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fitting.domain import distance
+from fitting.coverage import PooledPair, counts, pooled_pair
+from fitting.facts import Facts
+from fitting.fitted import Fit
 from fitting.forms import Form, get_form
-from fitting.formula import formula_text
-from fitting.pairfit import PairFit, fit_pair, gradient
-from fitting.predict import codes_of, predict_totals
-from fitting.rows import pairs, sample_order, usable
+from fitting.intervals import METHODS
+from fitting.laws import KINDS, PooledLaw, batch_rows, covered, fit_pooled_laws
+from fitting.pairfit import PairFit, fit_pair
+from fitting.rows import Group, Left, fingerprint, pairs, sample_order, usable
 from harness.store import FitError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
-FIT_VERSION = 2
-"""Version of the FIT file; it grows when a field changes its meaning."""
-
-WIDENING = 0.5
-"""Outside the domain an interval is wider by this share of its width for each doubling."""
+__all__ = ["Fit", "fit_frame"]
 
 SMALLER = "energylens6"
 """The law that `form="auto"` falls back to where rows are few."""
 
-_COLUMNS = ("prefill_energy_j", "decode_energy_j", "total_energy_j")
+BATCH_LAW = "energylens_pooled"
+"""The pooled law of rows that also carry laws of their own."""
 
-
-class Fit:
-    """Fitted laws of every (model, hardware) of a table.
-
-    Parameters
-    ----------
-    pair_fits
-        One law a (model, hardware).
-    form
-        Name of the law that was asked for.
-    notes
-        Sentences that a reader of the fit should see: rows left out, smaller laws used.
-    created_with
-        Version of EnergyLens that made it.
-
-    Attributes
-    ----------
-    pairs
-        The laws, sorted by model and hardware.
-    """
-
-    def __init__(
-        self,
-        pair_fits: list[PairFit],
-        *,
-        form: str,
-        notes: list[str] | None = None,
-        created_with: str | None = None,
-    ) -> None:
-        self.pairs = sorted(pair_fits, key=lambda p: (p.model_id, p.hardware))
-        self.form = form
-        self.notes = list(notes or [])
-        self.created_with = created_with or _version()
-        self._index = {(p.model_id, p.hardware): i for i, p in enumerate(self.pairs)}
-
-    def pair(self, model_id: str, hardware: str) -> PairFit:
-        """Return the law of a pair.
-
-        Raises
-        ------
-        FitError
-            If there is none; it names the known pairs.
-        """
-        if (model_id, hardware) not in self._index:
-            raise self._unknown(model_id, hardware)
-        return self.pairs[self._index[model_id, hardware]]
-
-    def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """Predict the total energy of each row.
-
-        Parameters
-        ----------
-        frame
-            Rows with model, deployment and workload columns of the measurement table.
-
-        Returns
-        -------
-        ndarray
-            total_energy_j, J, whole batch on all GPUs, shape (rows,), in row order.
-
-        Raises
-        ------
-        FitError
-            If a row is of a pair that was not fitted.
-        """
-        return predict_totals(self.pairs, frame, self._codes(frame))
-
-    def predict_phases(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Predict the energies of both phases and their sum, with 95 % prediction intervals.
-
-        An interval holds what a new measurement of the configuration would show: the error of
-        the parameters (covariance) and the scatter of rows about the law, joined as a root of
-        squares. Outside of the fitted domain it is wider, by half for each doubling.
-
-        Returns
-        -------
-        DataFrame
-            `prefill_energy_j`, `decode_energy_j`, `total_energy_j`, J, each with `_lo` and
-            `_hi`; index of the frame.
-        """
-        import pandas as pd
-
-        codes = self._codes(frame)
-        out = {c + s: np.zeros(len(frame)) for c in _COLUMNS for s in ("", "_lo", "_hi")}
-        for code in np.unique(codes):
-            rows = np.flatnonzero(codes == code)
-            pair, part = self.pairs[code], frame.iloc[rows]
-            energies, gradients = gradient(pair, part)
-            energies["total"] = energies["prefill"] + energies["decode"]
-            gradients["total"] = gradients["prefill"] + gradients["decode"]
-            stretch = 1.0 + WIDENING * distance(part, pair.domain)
-            for phase, energy in energies.items():
-                half = _half_widths(pair, phase, energy, gradients[phase]) * stretch
-                name = f"{phase}_energy_j"
-                out[name][rows] = energy
-                out[f"{name}_lo"][rows] = energy / (1.0 + half)
-                out[f"{name}_hi"][rows] = energy * (1.0 + half)
-        return pd.DataFrame(out, index=frame.index)
-
-    def extrapolated(self, frame: pd.DataFrame) -> NDArray[np.bool_]:
-        """Say which rows lie outside of the domain that their law was fitted on, shape (rows,)."""
-        codes = self._codes(frame)
-        result = np.zeros(len(frame), dtype=bool)
-        for code in np.unique(codes):
-            rows = np.flatnonzero(codes == code)
-            result[rows] = distance(frame.iloc[rows], self.pairs[code].domain) > 0.0
-        return result
-
-    def formula(self, model_id: str, hardware: str) -> str:
-        """Return the law of a pair as text of at most 80 columns, with numbers and units."""
-        return formula_text(self.pair(model_id, hardware))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the FIT file as plain values; floats survive JSON exactly."""
-        return {
-            "fit_version": FIT_VERSION,
-            "form": self.form,
-            "created_with": self.created_with,
-            "notes": self.notes,
-            "pairs": [pair.to_dict() for pair in self.pairs],
-        }
-
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> Fit:
-        """Rebuild a fit from `to_dict`.
-
-        Raises
-        ------
-        FitError
-            If the version is unknown or a field is missing.
-        """
-        version = data.get("fit_version")
-        if version != FIT_VERSION:
-            raise FitError(
-                f"This FIT file has version {version!r}; this EnergyLens reads {FIT_VERSION}.",
-                fix="Fit again with `energylens fit`.",
-            )
-        try:
-            return Fit(
-                [PairFit.from_dict(pair) for pair in data["pairs"]],
-                form=data["form"],
-                notes=data["notes"],
-                created_with=data["created_with"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise FitError(
-                f"This FIT file is damaged: {error}.", fix="Fit again with `energylens fit`."
-            ) from error
-
-    def save(self, path: str | Path) -> None:
-        """Write the FIT file; a reader sees the old or the new file, never half of one."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(target)
-
-    def _codes(self, frame: pd.DataFrame) -> NDArray[np.intp]:
-        return codes_of(frame, self._index, self._unknown)
-
-    def _unknown(self, model_id: str, hardware: str) -> FitError:
-        known = ", ".join(f"{p.model_id} on {p.hardware}" for p in self.pairs[:12])
-        more = f" and {len(self.pairs) - 12} more" if len(self.pairs) > 12 else ""
-        return FitError(
-            f"No law was fitted for {model_id} on {hardware}.",
-            where=f"known: {known}{more}",
-            fix="Measure that pair and fit again, or choose a known one.",
-        )
-
-
-def _half_widths(
-    pair: PairFit, phase: str, energy: NDArray[np.float64], gradients: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return relative half widths of 95 % prediction intervals."""
-    variance = np.einsum("ij,jk,ik->i", gradients, pair.covariance, gradients)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(energy > 0.0, np.maximum(variance, 0.0) / energy**2, 0.0)
-    spread = pair.spread.get(phase, pair.spread["total"])
-    result: NDArray[np.float64] = np.sqrt(spread**2 + 1.96**2 * relative)
-    return result
+_ENERGY_NAMES = ("total_energy", "energy")
 
 
 def fit_frame(
-    frame: pd.DataFrame, *, form: str = "energylens12", samples: int | None = None, seed: int = 0
+    frame: pd.DataFrame,
+    *,
+    form: str = "energylens12",
+    samples: int | None = None,
+    seed: int = 0,
+    facts: Facts | None = None,
+    pooled: bool | Literal["auto"] = "auto",
+    intervals: str = "covariance",
 ) -> Fit:
-    """Fit one law to each (model, hardware) of a measurement table.
+    """Fit the laws of a measurement table.
+
+    Each (model, hardware) with rows enough gets a law of its own. Pooled laws share parameters
+    over models and GPU types, and answer for the others: pairs with few rows, serving and
+    diffusion rows, and what was never measured.
 
     Parameters
     ----------
@@ -227,76 +57,184 @@ def fit_frame(
     samples
         Rows drawn from each pair; all of them if None.
     seed
-        Seed of the draw.
+        Seed of the draw, and of bootstrap intervals.
+    facts
+        Datasheets and architectures that pooled laws are written in.
+    pooled
+        Whether to fit pooled laws. `auto`: if there are facts, or rows that no other law is for;
+        a note says where one could not be fitted.
+    intervals
+        How the 95 % intervals of parameters are found: `covariance`, `profile` or `bootstrap`.
 
     Raises
     ------
     FitError
-        If no row is usable, a pair has fewer rows than parameters, or provenances are mixed.
+        If no row is usable, a pair has fewer rows than parameters and no pooled law covers it,
+        provenances are mixed, or pooled laws are asked for and cannot be fitted.
     """
     if samples is not None and samples < 1:
         raise FitError(f"samples must be at least 1, not {samples}.")
-    law: Form | None = None if form == "auto" else get_form(form)
-    rows, left = usable(frame)
-    if not len(rows):
+    if intervals not in METHODS:
+        raise FitError(f"Unknown intervals {intervals!r}.", fix=f"Use one of {', '.join(METHODS)}.")
+    law_for(form, 0)
+    _refuse_without_unit(frame)
+    rows = _sorted_rows(frame, pooled=pooled is not False)
+    drawn = [_draw(part, samples, seed) for part in (rows.batch, rows.other)]
+    shared = _pooled_laws(drawn[0], drawn[1], facts, pooled)
+    notes = [*rows.left.notes(), *shared.notes]
+    fits: list[PairFit] = []
+    borrowed: list[PooledPair] = []
+    for group in drawn[0]:
+        n_rows = len(group.rows)
+        own = law_for(form, n_rows)
+        try:
+            fits.append(fit_pair(group, own, intervals=intervals, seed=seed))
+        except FitError:
+            pool = shared.covering(group)
+            if n_rows >= own.most_parameters or pool is None:
+                raise
+            borrowed.append(pooled_pair(group, pool))
+            notes.append(
+                f"{group.model_id} on {group.hardware}: {n_rows} rows are too few for a law of "
+                f"its own, so the pooled law {pool} answers (partial pooling)."
+            )
+            continue
+        if form == "auto" and own.name == SMALLER:
+            notes.append(
+                f"{group.model_id} on {group.hardware}: {n_rows} rows, "
+                f"so the smaller law {SMALLER}."
+            )
+    for group in drawn[1]:
+        pool = shared.covering(group)
+        if pool is not None:
+            borrowed.append(pooled_pair(group, pool))
+    if not fits and not shared.laws:
+        raise FitError("No law could be fitted.", where=" ".join(notes) or None)
+    return Fit(
+        fits,
+        form=form,
+        notes=notes,
+        pooled=shared.laws,
+        pooled_pairs=borrowed,
+        facts=facts,
+        data=_data([*drawn[0], *drawn[1]]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Usable rows: batches with lengths, and those that only pooled laws are for."""
+
+    batch: pd.DataFrame
+    other: pd.DataFrame
+    left: Left
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """Fitted pooled laws, and what to say about those that could not be fitted."""
+
+    laws: list[PooledLaw] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: Facts = field(default_factory=Facts)
+
+    def covering(self, group: Group) -> str | None:
+        """Return the name of the first law that covers every row of a group, or None."""
+        for law in self.laws:
+            if covered(law, group.rows, self.facts).all():
+                return law.name
+        return None
+
+
+def _sorted_rows(frame: pd.DataFrame, *, pooled: bool) -> _Rows:
+    """Sort usable rows by the laws that they are for; the rest is counted."""
+    if not pooled:
+        batch, left = usable(frame)
+        other = batch.iloc[:0]
+    else:
+        rows, left = usable(frame, lengths=False)
+        own = batch_rows(rows)
+        some = np.zeros(len(rows), dtype=bool)
+        for kind in KINDS.values():
+            if kind.name != BATCH_LAW:
+                some |= kind.rows(rows)
+        _, nothing = usable(rows.loc[~(own | some)])
+        left = Left({**left.counts, **{k: n for k, n in nothing.counts.items() if n}})
+        # A row that generates images is none of a language model, whatever its columns say.
+        batch, other = rows.loc[own & ~some], rows.loc[some]
+    if not len(batch) and not len(other):
         reasons = " ".join(left.notes()) or "The table is empty."
         raise FitError(
             "No row can be fitted.",
             where=reasons,
             fix="Check `energylens query DIR` for invalid rows and missing lengths.",
         )
-    fits, notes = [], left.notes()
-    for group in pairs(rows):
-        drawn = group.take(sample_order(group.hashes, samples, seed))
-        n_rows = len(drawn.rows)
-        own = law or _largest(n_rows)
-        fits.append(fit_pair(drawn, own))
-        if law is None and own.name == SMALLER:
-            notes.append(
-                f"{drawn.model_id} on {drawn.hardware}: {n_rows} rows, "
-                f"so the smaller law {SMALLER}."
-            )
-    return Fit(fits, form=form, notes=notes)
+    return _Rows(batch, other, left)
 
 
-def _largest(n_rows: int) -> Form:
-    """Return the largest law that so many rows carry, with two rows a parameter to spare."""
-    full = get_form("energylens12")
-    return full if n_rows >= 2 * full.most_parameters else get_form(SMALLER)
+def _refuse_without_unit(frame: pd.DataFrame) -> None:
+    """Refuse a table whose energy has no unit, or another one than joules."""
+    if "total_energy_j" in frame.columns:
+        return
+    similar = [str(c) for c in frame.columns if str(c).lower().startswith(_ENERGY_NAMES)]
+    if similar:
+        raise FitError(
+            f"The table has no column 'total_energy_j', but {', '.join(similar)}.",
+            where="measurements",
+            fix="Give joules of the whole batch on all GPUs as total_energy_j; "
+            "1 Wh is 3600 J, 1 mJ is 0.001 J.",
+        )
 
 
-def load_fit(path: str | Path) -> Fit:
-    """Read a FIT file.
+def _draw(rows: pd.DataFrame, samples: int | None, seed: int) -> list[Group]:
+    """Return the drawn rows of each pair."""
+    if not len(rows):
+        return []
+    return [g.take(sample_order(g.hashes, samples, seed)) for g in pairs(rows)]
+
+
+def _pooled_laws(
+    batch: list[Group], other: list[Group], facts: Facts | None, pooled: bool | str
+) -> _Shared:
+    """Fit pooled laws to the drawn rows, as far as they are wanted."""
+    import pandas as pd
+
+    if pooled is False:
+        return _Shared()
+    wanted = [*other, *(batch if facts is not None or pooled is True else [])]
+    if not wanted:
+        return _Shared()
+    rows = pd.concat([g.rows for g in wanted])
+    known = facts or Facts()
+    return _Shared(*fit_pooled_laws(rows, known, required=pooled is True), known)
+
+
+def law_for(form: str, n_rows: int) -> Form:
+    """Return a law by name; `auto` is the largest that so many rows carry.
+
+    A parameter should have two rows to spare.
 
     Raises
     ------
     FitError
-        If the file is missing, is no JSON, or has an unknown version.
+        If there is no law of that name.
     """
-    source = Path(path)
-    try:
-        data = json.loads(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FitError(
-            "The FIT file cannot be read.",
-            where=str(source),
-            fix="Make one with `energylens fit DIR --out FIT`.",
-        ) from error
-    except ValueError as error:
-        raise FitError(
-            f"The FIT file is no JSON: {error}.",
-            where=str(source),
-            fix="Fit again with `energylens fit`.",
-        ) from error
-    if not isinstance(data, dict):
-        raise FitError("The FIT file holds no law.", where=str(source))
-    return Fit.from_dict(data)
+    if form != "auto":
+        return get_form(form)
+    full = get_form("energylens12")
+    return full if n_rows >= 2 * full.most_parameters else get_form(SMALLER)
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("energylens")
-    except PackageNotFoundError:
-        return "unknown"
+def _data(groups: list[Group]) -> dict[str, Any]:
+    """Describe the rows of a fit: how many, of what provenance, and a hash of all of them."""
+    provenance: dict[str, int] = {}
+    for group in groups:
+        for kind, n in counts(group.rows).items():
+            provenance[kind] = provenance.get(kind, 0) + n
+    marks = sorted(f"{g.model_id} {g.hardware} {fingerprint(g)}" for g in groups)
+    return {
+        "rows": sum(len(g.rows) for g in groups),
+        "pairs": len({(g.model_id, g.hardware) for g in groups}),
+        "provenance": dict(sorted(provenance.items())),
+        "fingerprint": hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16],
+    }

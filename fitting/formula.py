@@ -14,8 +14,8 @@ LEGEND = (
     "pipeline parallel; b = ceil(B/p), k = ceil(B/b) micro-batches; T tokens of a",
     "pass: b n in prefill, b in decode; H those of prefill with attention, at least",
     "what reading the weights costs; w bytes of a weight over 2; C share of the",
-    "weights read; K cache read over all weights; s = 1 where an all-reduce takes",
-    "two rounds.",
+    "weights read; K cache and state read over all weights; s = 1 where an",
+    "all-reduce takes two rounds; L tokens as dear as the latency of a message.",
 )
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitting.domain import Domain, domain_of
-from fitting.forms import PHASES, Form, get_form, n_parameters, phase_parts
+from fitting.forms import PHASES, Coefficient, Exponent, Form, get_form, n_parameters, phase_parts
+from fitting.identifiability import Identifiability, identifiability
+from fitting.intervals import bounds
 from fitting.residuals import half_width, row_weights, total_residuals
 from fitting.rows import Group, fingerprint, has_phases, task_hash
 from fitting.solve import Block, Solution, solve
@@ -18,6 +20,8 @@ from harness.store import FitError
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
+
+    from fitting.work import Work
 
 NEGLIGIBLE = 0.02
 """A term that is nowhere more than this share of the energy is not identifiable."""
@@ -39,8 +43,8 @@ class Parameter:
     stderr
         Standard error from the covariance at the solution.
     lo, hi
-        95 % interval, within the bounds of the parameter; `hi` is infinite where no training row
-        has the term (no visual tokens, for example).
+        95 % interval by the method of the fit, within the bounds of the parameter; `hi` is
+        infinite where no training row has the term (no visual tokens, for example).
     identifiable
         False where the rows bound the parameter but do not tell its value.
     """
@@ -88,6 +92,10 @@ class PairFit:
         Hashes of the training rows and of their task ids.
     notes
         What a reader should know.
+    intervals
+        How the intervals of the parameters were found: covariance, profile or bootstrap.
+    identifiability
+        What the rows do not tell; None in a FIT file of version 2.
     """
 
     model_id: str
@@ -107,6 +115,8 @@ class PairFit:
     fingerprint: str
     tasks_hash: str | None
     notes: list[str]
+    intervals: str = "covariance"
+    identifiability: Identifiability | None = None
 
     @property
     def law(self) -> Form:
@@ -143,6 +153,10 @@ class PairFit:
             "fingerprint": self.fingerprint,
             "tasks_hash": self.tasks_hash,
             "notes": self.notes,
+            "intervals": self.intervals,
+            "identifiability": None
+            if self.identifiability is None
+            else self.identifiability.to_dict(),
         }
 
     @staticmethod
@@ -156,6 +170,8 @@ class PairFit:
         fields["covariance"] = np.array(data["covariance"], dtype=np.float64)
         fields["domain"] = Domain.from_dict(data["domain"])
         fields["traits"] = ModelTraits(**data["traits"])
+        if data.get("identifiability") is not None:
+            fields["identifiability"] = Identifiability.from_dict(data["identifiability"])
         return PairFit(**fields)
 
 
@@ -167,42 +183,42 @@ def _plain(parameter: Parameter) -> dict[str, Any]:
     return data
 
 
-def fit_pair(group: Group, form: Form) -> PairFit:
+def fit_pair(group: Group, form: Form, *, intervals: str = "covariance", seed: int = 0) -> PairFit:
     """Fit a law to the rows of one (model, hardware).
 
     Prefill and decode are fitted to their own energies where every row has them, to the total
     otherwise.
+
+    Parameters
+    ----------
+    group
+        Training rows.
+    form
+        The law, before it takes up what the rows call for.
+    intervals
+        How intervals are found; see `fitting.intervals.bounds`.
+    seed
+        Seed of the bootstrap.
 
     Raises
     ------
     FitError
         If there are fewer rows than parameters.
     """
-    model_id, hardware, rows = group.model_id, group.hardware, group.rows
+    rows = group.rows
     if len(rows) < form.most_parameters:
         raise FitError(
             f"{len(rows)} usable rows are too few for the {form.most_parameters} parameters of "
             f"{form.name}.",
-            where=f"{model_id} on {hardware}",
+            where=f"{group.model_id} on {group.hardware}",
             fix="Measure more configurations (about 50 serve well), or choose the smaller law: "
             "form energylens6, or form auto to let the number of rows choose.",
         )
     traits = traits_of(rows)
     work = traits.work_of(rows)
     form = form.suited(work)
-    total = rows["total_energy_j"].to_numpy(dtype=np.float64)
-    by_phase = has_phases(rows)
-    blocks, kept = [], []
-    if by_phase:
-        for phase in PHASES:
-            energy = rows[f"{phase}_energy_j"].to_numpy(dtype=np.float64)
-            mask = energy > 0.0
-            weight = row_weights(rows, phase, energy, total)[mask]
-            blocks.append(Block((phase,), work.take(mask), energy[mask], weight))
-            kept.append(mask)
-    else:
-        weight = row_weights(rows, "total", total, total)
-        blocks.append(Block(("prefill", "decode"), work, total, weight))
+    blocks, kept, total = _blocks(rows, work)
+    by_phase = bool(kept)
     solution = solve(form, blocks)
     left_out = total_residuals(solution.leverage_residuals, blocks, kept, total)
     scatter = total_residuals(solution.scatter_residuals, blocks, kept, total)
@@ -210,66 +226,110 @@ def fit_pair(group: Group, form: Form) -> PairFit:
     if by_phase:
         for name, residual in zip(PHASES, solution.scatter_residuals, strict=True):
             spread[name] = half_width(residual)
-    counts: dict[str, int] = {}
-    if "provenance" in rows.columns:
-        counts = {str(k): int(v) for k, v in rows["provenance"].value_counts().items()}
-    notes = [] if by_phase else ["Fitted on total energies: rows have no phase energies."]
+    limits = bounds(intervals, form, blocks, solution, n_rows=len(rows), seed=seed)
+    parameters, reasons = _parameters(form, solution, limits)
     return PairFit(
-        model_id=model_id,
-        hardware=hardware,
+        model_id=group.model_id,
+        hardware=group.hardware,
         form=form.name,
         n_rows=len(rows),
         n_parameters=n_parameters(form),
-        parameters=_parameters(form, solution, len(rows)),
+        parameters=parameters,
         covariance=solution.covariance,
         domain=domain_of(rows),
         mape=float(np.abs(left_out).mean()),
         median_ape=float(np.median(np.abs(left_out))),
         spread=spread,
-        provenance=counts,
+        provenance=_counts(rows),
         traits=traits,
         by_phase=by_phase,
         fingerprint=fingerprint(group),
         tasks_hash=task_hash(rows),
-        notes=notes,
+        notes=[] if by_phase else ["Fitted on total energies: rows have no phase energies."],
+        intervals=intervals,
+        identifiability=identifiability(
+            parameters, solution.covariance, _sizes(form, solution), reasons, work
+        ),
     )
 
 
-def _parameters(form: Form, solution: Solution, n_rows: int) -> list[Parameter]:
-    """Name the parameters of a solution and judge which the rows identify."""
-    from scipy.stats import t
+def _counts(rows: pd.DataFrame) -> dict[str, int]:
+    if "provenance" not in rows.columns:
+        return {}
+    return {str(k): int(v) for k, v in rows["provenance"].value_counts().items()}
 
-    width = float(t.ppf(0.975, max(n_rows - n_parameters(form), 1)))
+
+def _blocks(
+    rows: pd.DataFrame, work: Work
+) -> tuple[list[Block], list[NDArray[np.bool_]], NDArray[np.float64]]:
+    """Return what is fitted: the phases where every row has them (with the rows kept), or totals.
+
+    The masks are empty where totals are fitted; the last value is the total energy, J.
+    """
+    total = rows["total_energy_j"].to_numpy(dtype=np.float64)
+    if not has_phases(rows):
+        weight = row_weights(rows, "total", total, total)
+        return [Block(("prefill", "decode"), work, total, weight)], [], total
+    blocks, kept = [], []
+    for phase in PHASES:
+        energy = rows[f"{phase}_energy_j"].to_numpy(dtype=np.float64)
+        mask = energy > 0.0
+        weight = row_weights(rows, phase, energy, total)[mask]
+        blocks.append(Block((phase,), work.take(mask), energy[mask], weight))
+        kept.append(mask)
+    return blocks, kept, total
+
+
+def _parameters(
+    form: Form, solution: Solution, limits: NDArray[np.float64]
+) -> tuple[list[Parameter], dict[str, str]]:
+    """Name the parameters of a solution; say which the rows do not identify, and why."""
     errors = np.sqrt(np.maximum(np.diag(solution.covariance), 0.0))
-    result = []
-    for i, info in enumerate(form.coefficients):
-        value, error = float(solution.coefficients[i]), float(errors[i])
-        lo, hi = max(value - width * error, 0.0), value + width * error
-        if not solution.present[i]:
-            hi = float("inf")
-        told = lo > 0.0 and hi <= DECADE * lo and float(solution.shares[i]) >= NEGLIGIBLE
-        result.append(
-            Parameter(info.name, value, info.unit, error, lo, hi, told, info.meaning, info.symbol)
-        )
-    for j, exponent in enumerate(form.exponents):
-        value, error = float(solution.exponents[j]), float(errors[len(form.coefficients) + j])
-        lo = max(value - width * error, exponent.lower)
-        hi = min(value + width * error, exponent.upper)
-        told = error > 0.0 and (hi - lo) < 0.5 * (exponent.upper - exponent.lower)
+    result, reasons = [], {}
+    every: list[Coefficient | Exponent] = [*form.coefficients, *form.exponents]
+    for i, info in enumerate(every):
+        value, error = float(solution.values[i]), float(errors[i])
+        lo, hi = (float(v) for v in limits[i])
+        if isinstance(info, Exponent):
+            why = _open_exponent(info, error, lo, hi)
+        else:
+            why = _open_coefficient(bool(solution.present[i]), float(solution.shares[i]), lo, hi)
+        if why:
+            reasons[info.name] = why
         result.append(
             Parameter(
-                exponent.name,
-                value,
-                exponent.unit,
-                error,
-                lo,
-                hi,
-                told,
-                exponent.meaning,
-                exponent.symbol,
+                info.name, value, info.unit, error, lo, hi, not why, info.meaning, info.symbol
             )
         )
-    return result
+    return result, reasons
+
+
+def _sizes(form: Form, solution: Solution) -> NDArray[np.float64]:
+    """Return what a change of each parameter is compared with."""
+    ranges = [info.upper - info.lower for info in form.exponents]
+    return np.concatenate([solution.coefficients, ranges])
+
+
+def _open_coefficient(present: bool, share: float, lo: float, hi: float) -> str:
+    """Say why a coefficient is not identifiable, or nothing."""
+    if not present:
+        return "no training row has its term"
+    if share < NEGLIGIBLE:
+        return f"its term is nowhere {100 * NEGLIGIBLE:.0f} % of the energy"
+    if lo <= 0.0:
+        return "its interval touches zero"
+    if hi > DECADE * lo:
+        return f"its interval spans more than a factor of {DECADE:.0f}"
+    return ""
+
+
+def _open_exponent(info: Exponent, error: float, lo: float, hi: float) -> str:
+    """Say why a parameter that enters non-linearly is not identifiable, or nothing."""
+    if error <= 0.0:
+        return "no training row has its term"
+    if hi - lo >= 0.5 * (info.upper - info.lower):
+        return "its interval spans half of what is possible"
+    return ""
 
 
 def gradient(

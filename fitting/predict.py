@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,18 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fitting.pairfit import PairFit
-    from harness.store import FitError
 
 CHUNK = 16384
 """Rows worked on at a time, so that the columns of a chunk stay in the cache."""
 
 
-def codes_of(
-    frame: pd.DataFrame,
-    index: dict[tuple[str, str], int],
-    unknown: Callable[[str, str], FitError],
-) -> NDArray[np.intp]:
-    """Return the position of the law of each row.
+def codes_of(frame: pd.DataFrame, index: dict[tuple[str, str], int]) -> NDArray[np.intp]:
+    """Return the position of the law of each row, -1 where its pair has none.
 
     Parameters
     ----------
@@ -34,8 +29,11 @@ def codes_of(
         Rows with `model_id` and `hardware`.
     index
         (model_id, hardware) -> position.
-    unknown
-        Makes the error for a pair that has no position.
+
+    Raises
+    ------
+    FitError
+        If there is no such column.
     """
     import pandas as pd
 
@@ -51,10 +49,6 @@ def codes_of(
         for j, kind in enumerate(kinds):
             table[i, j] = index.get((str(model), str(kind)), -1)
     codes: NDArray[np.intp] = table[model_codes, hardware_codes]
-    bad = np.flatnonzero(codes < 0)
-    if len(bad):
-        row = frame.iloc[int(bad[0])]
-        raise unknown(str(row["model_id"]), str(row["hardware"]))
     return codes
 
 
@@ -68,7 +62,8 @@ def predict_totals(
     idle = np.array([law.traits.idle_expert for law in laws])
     width = np.array([law.traits.hidden_size for law in laws])
     cache = np.array([law.traits.cache_share for law in laws])
-    work = work_of(frame, idle[codes], width[codes], cache[codes])
+    state = np.array([law.traits.state_share for law in laws])
+    work = work_of(frame, idle[codes], width[codes], cache[codes], state[codes])
     used = np.unique(codes)
     forms = [law.law for law in laws]
     for form in dict.fromkeys(forms[c] for c in used):

@@ -61,6 +61,8 @@ class Solution:
         For each coefficient, the largest share of the energy of its block in any row.
     present
         For each coefficient, whether any row has the term.
+    scales
+        For each block, the scatter of its weighted relative residuals.
     """
 
     coefficients: Array
@@ -70,6 +72,12 @@ class Solution:
     scatter_residuals: tuple[Array, ...]
     shares: Array
     present: NDArray[np.bool_]
+    scales: tuple[float, ...]
+
+    @property
+    def values(self) -> Array:
+        """All parameters, coefficients first, shape (n,)."""
+        return np.concatenate([self.coefficients, self.exponents])
 
 
 def solve(form: Form, blocks: Sequence[Block]) -> Solution:
@@ -91,15 +99,23 @@ def solve(form: Form, blocks: Sequence[Block]) -> Solution:
     -------
     Solution
     """
-    problem = _Problem(form, blocks)
+    problem = Problem(form, blocks)
     exponents = problem.outer()
     coefficients = problem.inner(exponents)
     coefficients, exponents = problem.polish(coefficients, exponents)
     return problem.finish(coefficients, exponents)
 
 
-class _Problem:
-    """The matrices of one fit, built once for every value of the exponents."""
+class Problem:
+    """The matrices of one fit, for any value of the exponents.
+
+    Parameters
+    ----------
+    form
+        The law.
+    blocks
+        Residual blocks.
+    """
 
     def __init__(self, form: Form, blocks: Sequence[Block]) -> None:
         self.form = form
@@ -228,7 +244,7 @@ class _Problem:
         normal = np.zeros((n, n))
         shares = np.zeros(len(coefficients))
         present = np.zeros(len(coefficients), dtype=bool)
-        jacobians, residuals, precisions = [], [], []
+        jacobians, residuals, precisions, scales = [], [], [], []
         for block in self.blocks:
             design = self.design(block, theta)
             part = design * coefficients / block.weight[:, None]
@@ -244,6 +260,7 @@ class _Problem:
             jacobians.append(jacobian)
             residuals.append(residual)
             precisions.append(weight / scale**2)
+            scales.append(scale)
         covariance = _inverse(normal)
         left_out, scattered = [], []
         for block, jacobian, residual, inverse in zip(
@@ -254,7 +271,14 @@ class _Problem:
             left_out.append(residual / (rest * block.weight))
             scattered.append(residual / (np.sqrt(rest) * block.weight))
         return Solution(
-            coefficients, theta, covariance, tuple(left_out), tuple(scattered), shares, present
+            coefficients,
+            theta,
+            covariance,
+            tuple(left_out),
+            tuple(scattered),
+            shares,
+            present,
+            tuple(scales),
         )
 
 

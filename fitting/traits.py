@@ -1,4 +1,4 @@
-"""Facts of a model that a law needs and a fit keeps: experts, width, size of the KV cache."""
+"""Facts of a model that a law needs and a fit keeps: experts, width, sizes of cache and state."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ class ModelTraits:
     cache_share
         Bytes of the KV cache of one token over those of all weights in 16 bit, exact or
         estimated.
+    state_share
+        Bytes of the recurrent state of one sequence over those of all weights in 16 bit; 0 where
+        the rows do not tell.
     """
 
     idle_expert: float = 0.0
     hidden_size: float = 4096.0
     cache_share: float = 1e-5
+    state_share: float = 0.0
 
     def work_of(self, frame: pd.DataFrame) -> Work:
         """Read the work of rows of this model; see `work_of`."""
@@ -40,6 +44,7 @@ class ModelTraits:
             np.full(n, self.idle_expert),
             np.full(n, self.hidden_size),
             np.full(n, self.cache_share),
+            np.full(n, self.state_share),
         )
 
 
@@ -70,7 +75,13 @@ def traits_of(frame: pd.DataFrame) -> ModelTraits:
     if width is None:
         known = active or total
         width = 4096.0 if known is None else 4096.0 * (known / 8.0e9) ** (1.0 / 3.0) * 1.03
-    return ModelTraits(float(idle), float(width), _cache_share(frame, total, active, float(width)))
+    state = _first(frame, "state_bytes_per_sequence")
+    return ModelTraits(
+        float(idle),
+        float(width),
+        _cache_share(frame, total, active, float(width)),
+        state / (2.0 * total) if state and total else 0.0,
+    )
 
 
 def _cache_share(

@@ -78,6 +78,9 @@ class Work:
         Bytes of the KV cache of one token over those of all weights in 16 bit.
     reduced
         1 where weights have less than 16 bits, else 0.
+    state_share
+        Bytes of the recurrent state of one sequence over those of all weights in 16 bit; 0
+        without such layers.
     """
 
     tensor: NDArray[np.float64]
@@ -95,6 +98,7 @@ class Work:
     hidden_size: NDArray[np.float64]
     cache_share: NDArray[np.float64]
     reduced: NDArray[np.float64]
+    state_share: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.tensor)
@@ -114,6 +118,23 @@ class Work:
             return np.ones_like(tokens)
         share = np.ones_like(tokens)
         share[moe] -= self.idle_expert[moe] ** tokens[moe]
+        return share
+
+    def reached(self, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the share of the experts that a pass over so many tokens reads, if some are dear.
+
+        An expert is used by a token with chance q. With all q alike this is `coverage`. Routing
+        favours some experts: with q spread as a beta distribution of shape (1, E/k - 1) about its
+        mean g = k/E, an expert stays unused by x tokens with chance E[(1 - q)^x], which is
+        (1/g - 1) / (1/g - 1 + x). So the share is g x / (1 + g (x - 1)): g for one token, 1 for
+        many. Models without experts read all of their weights.
+        """
+        moe = self.idle_expert > 0.0
+        if not moe.any():
+            return np.ones_like(tokens)
+        share = np.ones_like(tokens)
+        chance = 1.0 - self.idle_expert[moe]
+        share[moe] = chance * tokens[moe] / (1.0 + chance * (tokens[moe] - 1.0))
         return share
 
 
@@ -151,6 +172,7 @@ def work_of(
     idle_expert: NDArray[np.float64],
     hidden_size: NDArray[np.float64],
     cache_share: NDArray[np.float64],
+    state_share: NDArray[np.float64] | None = None,
 ) -> Work:
     """Read the work of each row from the columns of the measurement table.
 
@@ -159,8 +181,8 @@ def work_of(
     frame
         Rows with `batch`, `input_tokens` and `output_tokens`; parallel degrees default to 1,
         `precision` to bf16, visual tokens to 0.
-    idle_expert, hidden_size, cache_share
-        Traits of the model of each row, shape (rows,).
+    idle_expert, hidden_size, cache_share, state_share
+        Traits of the model of each row, shape (rows,); no recurrent state if None.
 
     Raises
     ------
@@ -208,6 +230,7 @@ def work_of(
         hidden_size=hidden_size,
         cache_share=cache_share,
         reduced=(weight < 1.0).astype(np.float64),
+        state_share=np.zeros(len(frame)) if state_share is None else state_share,
     )
 
 

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from energylens.cli import choose, explore, laws, machine, sweeps
+from energylens.cli import (
+    choose,
+    design,
+    discover,
+    evaluate,
+    explore,
+    extrapolate,
+    fit,
+    machine,
+    sweeps,
+)
 from energylens.cli.group import ErrorGroup
 
 app = typer.Typer(
@@ -45,8 +55,11 @@ COMMANDS = (
     ("Measure", "run", sweeps.run),
     ("Measure", "status", machine.status),
     ("Measure", "import", sweeps.import_),
-    ("Understand", "fit", laws.fit),
-    ("Understand", "evaluate", laws.evaluate),
+    ("Understand", "fit", fit.fit),
+    ("Understand", "evaluate", evaluate.evaluate),
+    ("Understand", "extrapolate", extrapolate.extrapolate),
+    ("Understand", "discover", discover.discover),
+    ("Understand", "design", design.design),
     ("Understand", "query", explore.query),
     ("Understand", "report", explore.report),
     ("Decide", "recommend", choose.recommend),

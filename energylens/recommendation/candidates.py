@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from energylens.recommendation.latency import DEPLOYMENT
 from energylens.recommendation.request import Request
+from energylens.recommendation.unseen import (
+    BATCH_LAW,
+    check_laws,
+    in_catalog,
+    shares_batches,
+    unseen_deployments,
+)
 from harness.errors import CatalogError, FitError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fitting import Fit, PairFit
+    from fitting import Fit
     from fitting.domain import Domain
 
 # Share of the GPU memory that serving engines give to weights and cache (vLLM's default).
@@ -52,13 +59,15 @@ def candidate_frame(
     """
     import pandas as pd
 
-    pairs = _pairs(fit, request)
     rows: list[dict[str, Any]] = []
     left_out = 0
-    for pair in pairs:
-        mine = _rows_of(measurements, request.model_id, pair.hardware, request.modality)
+    for hardware, domain in _targets(fit, request).items():
+        mine = _rows_of(measurements, request.model_id, hardware, request.modality)
         facts = _model_facts(mine, measurements, request.model_id)
-        deployments = _deployments(mine) or _from_domain(pair.domain, pair.hardware)
+        if domain is None:
+            deployments = unseen_deployments(fit, request, hardware)
+        else:
+            deployments = _deployments(mine) or _from_domain(domain, hardware)
         for deployment, batch in product(deployments, request.batch):
             if request.precision and deployment["precision"] not in request.precision:
                 continue
@@ -81,36 +90,62 @@ def candidate_frame(
 
 
 def check_model(fit: Fit, model_id: str) -> None:
-    """Refuse a model that the fit does not know.
+    """Refuse a model that no law of the fit is for.
 
     Raises
     ------
     FitError
         With the known models.
     """
-    models = sorted({pair.model_id for pair in fit.pairs})
-    if model_id not in models:
-        raise FitError(
-            f"the fit holds no law for model {model_id!r}",
-            where="--model",
-            fix=f"one of {', '.join(models)}",
-        )
+    check_laws(fit)
+    models = sorted({*(pair.model_id for pair in fit.pairs), *_pooled_hardware(fit)})
+    if model_id in models or (shares_batches(fit) and _catalog(model_id) is not None):
+        return
+    raise FitError(
+        f"the fit holds no law for model {model_id!r}"
+        + (", and the catalog does not know it" if shares_batches(fit) else ""),
+        where="--model",
+        fix=f"one of {', '.join(models)}",
+    )
 
 
-def _pairs(fit: Fit, request: Request) -> list[PairFit]:
+def _targets(fit: Fit, request: Request) -> dict[str, Domain | None]:
+    """Return the GPU types that may be chosen, each with the domain of its rows if it has any.
+
+    A pooled law answers for GPU types of the catalog too, if they are asked for by name; for a
+    model that was never measured also for those that the fit knows.
+    """
     check_model(fit, request.model_id)
-    pairs = [pair for pair in fit.pairs if pair.model_id == request.model_id]
-    if request.hardware:
-        known = sorted(pair.hardware for pair in pairs)
-        wanted = {_canonical(name) for name in request.hardware}
-        if unknown := sorted(wanted - set(known)):
-            raise FitError(
-                f"the fit holds no law for {request.model_id} on {', '.join(unknown)}",
-                where="--hardware",
-                fix=f"one or more of {', '.join(known)}",
-            )
-        pairs = [pair for pair in pairs if pair.hardware in wanted]
-    return pairs
+    known: dict[str, Domain | None] = {}
+    known.update(_pooled_hardware(fit).get(request.model_id, {}))
+    known.update({p.hardware: p.domain for p in fit.pairs if p.model_id == request.model_id})
+    if not known:
+        known = dict.fromkeys(sorted({hardware for _, hardware in fit.known}))
+    if not request.hardware:
+        return dict(sorted(known.items()))
+    wanted = sorted({_canonical(name) for name in request.hardware})
+    found = {name: known.get(name) for name in wanted}
+    unknown = [
+        name
+        for name in wanted
+        if name not in known and not (shares_batches(fit) and in_catalog(name))
+    ]
+    if unknown:
+        raise FitError(
+            f"the fit holds no law for {request.model_id} on {', '.join(unknown)}",
+            where="--hardware",
+            fix=f"one or more of {', '.join(sorted(known))}",
+        )
+    return found
+
+
+def _pooled_hardware(fit: Fit) -> dict[str, dict[str, Domain]]:
+    """Return model -> GPU type -> domain, of pairs that only the law of batches is for."""
+    found: dict[str, dict[str, Domain]] = {}
+    for pair in fit.pooled_pairs:
+        if pair.law == BATCH_LAW:
+            found.setdefault(pair.model_id, {})[pair.hardware] = pair.domain
+    return found
 
 
 def _canonical(name: str) -> str:

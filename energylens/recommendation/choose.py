@@ -10,6 +10,7 @@ import numpy as np
 
 from energylens.recommendation.request import Limits, Request
 from energylens.recommendation.result import Choice, Recommendation
+from energylens.recommendation.unseen import BATCH_LAW
 from harness.errors import FitError
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ def recommend(
             where=f"--model {request.model_id}",
             fix="point --run at a run folder that measured latencies of this model",
         )
+    laws = fit.law_names(asked)
+    if BATCH_LAW in laws:
+        notes = [*notes, _pooled_note(request.model_id, asked["hardware"], laws)]
     choices = _choices(asked, phases, latencies, fit.extrapolated(asked), request.limits)
     meeting = [i for i, choice in enumerate(choices) if not choice.over_limits]
     provenance = _provenance(fit, request, measurements)
@@ -170,8 +174,15 @@ def _monte_carlo(
     rng = np.random.default_rng(seed)
     errors = np.zeros((DRAWS, len(asked)))
     half = (phases["total_energy_j_hi"] / phases["total_energy_j"] - 1).to_numpy(dtype=np.float64)
+    known = {(pair.model_id, pair.hardware): pair for pair in fit.pairs}
     for hardware, rows in asked.groupby("hardware").indices.items():
-        pair = fit.pair(str(asked["model_id"].iloc[0]), str(hardware))
+        pair = known.get((str(asked["model_id"].iloc[0]), str(hardware)))
+        if pair is None:
+            # A pooled law does not say how much of its error candidates share: none is assumed,
+            # so that the chance of being best is rather too low.
+            own = half[rows] / _Z95
+            errors[:, rows] += rng.standard_normal((DRAWS, len(rows))) * own
+            continue
         shared, spread = _relative_errors(pair, asked.iloc[rows], half[rows])
         errors[:, rows] = rng.standard_normal((DRAWS, shared.shape[0])) @ shared
         errors[:, rows] += rng.standard_normal((DRAWS, len(rows))) * spread
@@ -226,10 +237,21 @@ def _unmet(
 def _provenance(fit: Fit, request: Request, measurements: pd.DataFrame | None) -> str:
     pairs = [pair for pair in fit.pairs if pair.model_id == request.model_id]
     names = {str(name) for pair in pairs for name in pair.provenance}
+    if not names:
+        names = {str(name) for law in fit.pooled for name in law.provenance}
     if measurements is not None and "provenance" in measurements.columns:
         rows = measurements[measurements["model_id"].eq(request.model_id)]
         names |= set(rows["provenance"].dropna().astype(str))
     return ", ".join(sorted(names)) or "unknown"
+
+
+def _pooled_note(model_id: str, hardware: pd.Series, laws: Sequence[str]) -> str:
+    """Say for which GPU types a law of other models and GPU types stands in."""
+    kinds = sorted({str(h) for h, law in zip(hardware, laws, strict=True) if law == BATCH_LAW})
+    return (
+        f"{model_id} has no law of its own on {', '.join(kinds)}: the pooled law answers, from "
+        "datasheets and other rows; measure a few configurations before relying on it"
+    )
 
 
 def _notes(best: Choice, choices: Sequence[Choice], request: Request) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from energylens.recommendation.candidates import check_model
 from energylens.recommendation.request import check_modality
+from energylens.recommendation.unseen import check_laws
 from harness.errors import EnergyLensError
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def fill_request(
         to take it from.
     """
     assumed = []
+    check_laws(fit)
     if model_id is None:
-        model_id = fit.pairs[0].model_id
+        model_id = (fit.pairs or fit.pooled_pairs)[0].model_id
         assumed.append(f"--model {model_id}")
     check_model(fit, model_id)
     check_modality(modality)

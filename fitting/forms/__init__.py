@@ -10,10 +10,12 @@ from fitting.forms.base import (
     n_parameters,
     phase_parts,
 )
-from fitting.forms.energylens12 import ENERGYLENS6, ENERGYLENS12
+from fitting.forms.energylens12 import ENERGYLENS6, ENERGYLENS12, RETIRED
 from harness.store import FitError
 
 __all__ = [
+    "ENERGYLENS6",
+    "ENERGYLENS12",
     "FORMS",
     "PHASES",
     "Coefficient",
@@ -29,6 +31,8 @@ FORMS: dict[str, Form] = {form.name: form for form in (ENERGYLENS12, ENERGYLENS6
 
 def get_form(name: str) -> Form:
     """Return a law by name; FitError names the known ones if there is none of that name."""
+    if name in RETIRED:
+        return RETIRED[name]
     if name not in FORMS:
         raise FitError(f"Unknown form {name!r}.", fix=f"Use one of {', '.join(FORMS)}, or 'auto'.")
     return FORMS[name]

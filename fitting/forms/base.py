@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,6 +111,14 @@ class Form(Protocol):
         self, work: Work, phase: str, theta: Sequence[float | NDArray[np.float64]]
     ) -> list[list[NDArray[np.float64] | None]]:
         """Return d(column)/d(theta_j): outer list over exponents, None where it is zero."""
+        ...
+
+    def expression(self, phase: str) -> Any:
+        """Return the energy of a phase, J, as a sympy expression with named symbols."""
+        ...
+
+    def latex(self) -> str:
+        """Return the law as LaTeX."""
         ...
 
 

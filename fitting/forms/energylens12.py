@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,16 @@ SHARD_POWER = 0.7
 """How fast the cost of sharding a prefill grows with t: all-reduce traffic over smaller shards."""
 
 ROUTING_SKEW = 0.8
-"""Tokens x reach as many experts as x^0.8 tokens that choose evenly: some experts are favoured."""
+"""Revision 1: x tokens reach as many experts as x^0.8 tokens that choose evenly."""
+
+SEQUENCE_POWER = 0.4
+"""How work per sequence grows with their number: partly hidden behind the reading of weights."""
+
+STATE_PASSES = 2.0
+"""A recurrent state is read and written once a step; a cached token is only read."""
+
+LATENCY_BYTES = 2.0**14
+"""A message over a shared bridge costs as much as if it were so many bytes larger: its latency."""
 
 ATTENTION = 1.0 / 12.0
 """Attention over n tokens costs n / (12 h) of the other multiplications of a layer of width h:
@@ -40,6 +50,10 @@ PEERS = 2.0
 
 MOST_PARAMETERS = 12
 """Parameters that the law never exceeds, whatever the rows of a pair call for."""
+
+REVISION = 2
+"""Revision of the columns. FIT files of version 2 hold laws of revision 1, without the latency of
+messages and the recurrent state, with b^0.5 and with experts that differ less."""
 
 ENCODER = "prefill_encoder"
 EXTRA_LAUNCH = "decode_launch_extra"
@@ -70,13 +84,19 @@ _TERMS = (
     ),
     Coefficient("prefill_launch", "prefill", "J", "t", "kernel launches of a pass, on every GPU"),
     Coefficient(ENCODER, "prefill", "J/token", "b v", "vision encoder, visual tokens v"),
-    Coefficient("decode_weights", "decode", "J", "(f w C t^e + K)", "reading weights and KV cache"),
-    Coefficient("decode_tokens", "decode", "J", "b^0.5", "work per sequence, partly hidden"),
+    Coefficient(
+        "decode_weights", "decode", "J", "(f w C t^e + K)", "reading weights, KV cache and state"
+    ),
+    Coefficient("decode_tokens", "decode", "J", "b^0.4", "work per sequence, partly hidden"),
     Coefficient("decode_sync", "decode", "J", "t [t>1] (1+s)", "waiting for the other shards"),
     Coefficient("decode_launch", "decode", "J", "t", "kernel launches of a step, on every GPU"),
     Coefficient(EXTRA_LAUNCH, "decode", "J", "t [q]", "launches that reduced precision adds"),
     Coefficient(
-        "shared_bridge", "both", "J/token", "T t (t-1) [t>2]", "all-reduce through a shared bridge"
+        "shared_bridge",
+        "both",
+        "J/token",
+        "(T + L) t (t-1) [t>2]",
+        "all-reduce through a shared bridge",
     ),
 )
 _NONLINEAR = (WAITING, SHARD_READ, REDUCED_COST)
@@ -104,7 +124,14 @@ def decode_busy(work: Work, rho: float | Array) -> Array:
     return work.replicas * work.steps * (work.passes + rho * (work.stages - work.passes))
 
 
-def roofline_tokens(work: Work, cost: Array | float = 1.0) -> tuple[Array, Array]:
+def coverage(work: Work, tokens: Array, revision: int) -> Array:
+    """Return C, the share of the weights that a pass over so many tokens reads."""
+    return work.coverage(tokens**ROUTING_SKEW) if revision == 1 else work.reached(tokens)
+
+
+def roofline_tokens(
+    work: Work, cost: Array | float = 1.0, revision: int = REVISION
+) -> tuple[Array, Array]:
     """Return H, the tokens of a pass bounded from below by the reading of weights, and dH/df.
 
     H = sqrt((T (f c + n / 12 h))^2 + (128 f w C R)^2) with T = b n tokens, c and w the cost of a
@@ -114,7 +141,7 @@ def roofline_tokens(work: Work, cost: Array | float = 1.0) -> tuple[Array, Array
     """
     tokens = work.micro_batch * work.input_tokens
     used = ALWAYS_USED + (1.0 - ALWAYS_USED) * (1.0 - work.idle_expert)
-    floor = ROOFLINE_TOKENS * work.weight_bytes * work.coverage(tokens**ROUTING_SKEW) / used
+    floor = ROOFLINE_TOKENS * work.weight_bytes * coverage(work, tokens, revision) / used
     multiplied = tokens * work.compute_cost
     computed = cost * multiplied + tokens * work.input_tokens * ATTENTION / work.hidden_size
     height: Array = np.hypot(computed, cost * floor)
@@ -134,11 +161,14 @@ class EnergyLens:
         visual tokens, the two of reduced precision where rows have both 16-bit and reduced.
     extends
         Whether `suited` may add those.
+    revision
+        Revision of the columns; see `REVISION`.
     """
 
     name: str
     terms: tuple[str, ...]
     extends: bool = True
+    revision: int = REVISION
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
@@ -191,6 +221,18 @@ class EnergyLens:
             out.append([None if by_f is None else busy * by_f for _, _, by_f in bases])
         return out
 
+    def expression(self, phase: str) -> Any:
+        """Return the energy of a phase, J, as a sympy expression; see `forms.symbolic`."""
+        from fitting.forms.symbolic import expression
+
+        return expression(self, phase)
+
+    def latex(self) -> str:
+        """Return the law as LaTeX."""
+        from fitting.forms.symbolic import latex
+
+        return latex(self)
+
     def _bases(
         self, work: Work, phase: str, theta: Theta
     ) -> list[tuple[Array, Array | None, Array | None]]:
@@ -200,32 +242,36 @@ class EnergyLens:
         cost = 1.0 + work.reduced * (factor - 1.0)
         t, b = work.tensor, work.micro_batch
         bridge = t * (t - 1.0) * (t > PEERS)
+        first = self.revision == 1
+        latency = 0.0 if first else LATENCY_BYTES / (2.0 * work.hidden_size)
         bases: dict[str, tuple[Array, Array | None, Array | None]]
         if phase == "prefill":
             tokens = b * work.input_tokens
-            height, by_cost = roofline_tokens(work, cost)
+            height, by_cost = roofline_tokens(work, cost, self.revision)
             bases = {
                 "prefill_compute": (height, None, work.reduced * by_cost),
                 "prefill_sharding": (tokens * (t**SHARD_POWER - 1.0), None, None),
                 "prefill_launch": (t, None, None),
                 ENCODER: (b * work.visual_tokens, None, None),
-                "shared_bridge": (tokens * bridge, None, None),
+                "shared_bridge": ((tokens + latency) * bridge, None, None),
             }
         else:
             context = work.input_tokens + 0.5 * (work.steps + 1.0)
-            weights = work.weight_bytes * work.coverage(b**ROUTING_SKEW) * t**exponent
+            weights = work.weight_bytes * coverage(work, b, self.revision) * t**exponent
             cache = work.cache_share * b * context
+            if not first:
+                cache = cache + STATE_PASSES * work.state_share * b
             bases = {
                 "decode_weights": (
                     cost * weights + cache,
                     cost * weights * np.log(t),
                     work.reduced * weights,
                 ),
-                "decode_tokens": (np.sqrt(b), None, None),
+                "decode_tokens": (np.sqrt(b) if first else b**SEQUENCE_POWER, None, None),
                 "decode_sync": (t * (t > 1.0) * (1.0 + work.two_shot), None, None),
                 "decode_launch": (t, None, None),
                 EXTRA_LAUNCH: (t * work.reduced, None, None),
-                "shared_bridge": (b * bridge, None, None),
+                "shared_bridge": ((b + latency) * bridge, None, None),
             }
         return [bases[c.name] for c in self.coefficients if c.name in bases]
 
@@ -238,3 +284,9 @@ EVERY_TERM = ENERGYLENS12.with_terms([p.name for p in (*_TERMS, *_NONLINEAR)])
 
 ENERGYLENS6 = EnergyLens("energylens6", _SMALL, extends=False)
 """The law for few rows: compute and launches, reading, the bridge between GPUs, waiting."""
+
+RETIRED: dict[str, EnergyLens] = {
+    f"{form.name}@1": replace(form, name=f"{form.name}@1", revision=1)
+    for form in (ENERGYLENS12, ENERGYLENS6)
+}
+"""Laws of older FIT files, which still predict; nothing new is fitted with them."""

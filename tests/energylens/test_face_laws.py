@@ -40,6 +40,46 @@ def test_fit_prints_the_pair_that_is_asked_for(cli, copy: Path) -> None:
     assert "no such pair" in result.stderr
 
 
+def test_fit_says_what_the_rows_do_not_tell(cli, copy: Path) -> None:
+    result = cli("fit", copy, "--samples", 40, "--no-pooled")
+    assert result.exit_code == 0, result.output
+    assert "Not identifiable: " in result.output
+    assert "Rows that would tell: " in result.output
+    values = json.loads(cli("fit", copy, "--json", "--samples", 40, "--no-pooled").output)
+    report = values["pairs"][0]["identifiability"]
+    assert set(report) == {
+        "not_identified",
+        "correlated",
+        "directions",
+        "missing",
+        "rows_to_add",
+    }
+    assert values["pooled"] == []
+
+
+def test_fit_takes_intervals_by_profile(cli, copy: Path) -> None:
+    options = ("--samples", 14, "--form", "energylens6", "--no-pooled")
+    result = cli("fit", copy, "--intervals", "profile", *options)
+    assert result.exit_code == 0, result.output
+    assert "95 % interval (profile)" in result.output
+
+
+def test_few_rows_a_pair_borrow_the_pooled_law(cli, copy: Path) -> None:
+    out = copy / "fit.json"
+    result = cli("fit", copy, "--samples", 5, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "partial pooling" in result.output
+    assert "energylens_pooled" in result.output
+    assert max(map(len, result.output.split("Written:")[0].splitlines())) <= 80
+    saved = json.loads(out.read_text())
+    assert saved["pairs"] == []
+    assert len(saved["pooled_pairs"]) == 4
+    pair = ("--model", "Qwen/Qwen3-14B", "--hardware", "A100-SXM4-80GB")
+    result = cli("fit", copy, "--samples", 30, *pair)
+    assert result.exit_code == 0, result.output
+    assert "has no law of its own" in result.output
+
+
 def test_fit_json_is_the_fit(cli, copy: Path) -> None:
     values = json.loads(cli("fit", copy, "--json", "--samples", 40).output)
     assert len(values["pairs"]) == 4
@@ -50,7 +90,9 @@ def test_fit_json_is_the_fit(cli, copy: Path) -> None:
     ("arguments", "message"),
     [
         (["fit", "--form", "magic"], "magic"),
-        (["fit", "--samples", "3"], "too few"),
+        (["fit", "--samples", "3", "--no-pooled"], "too few"),
+        (["fit", "--samples", "2"], "too few"),
+        (["fit", "--intervals", "guess"], "profile"),
         (["evaluate", "--classes", "S9"], "S9"),
         (["evaluate", "--methods", "astrology"], "astrology"),
         (["evaluate", "--samples", "ten"], "whole numbers"),

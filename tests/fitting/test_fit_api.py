@@ -79,7 +79,7 @@ def test_file_round_trip_is_exact(fit, table, tmp_path):
     text = path.read_text()
     assert "Infinity" not in text
     assert "NaN" not in text
-    assert json.loads(text)["fit_version"] == 2
+    assert json.loads(text)["fit_version"] == 3
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_extrapolated_rows_are_marked_and_wider(fit):
 def test_formula_fits_80_columns_and_has_every_parameter(fit):
     text = fit.formula("a/Model-8B", "H100-SXM5-80GB")
     assert max(len(line) for line in text.splitlines()) <= 80
-    for symbol in ("rho =", "e =", "T t (t-1) [t>2]", "w C t^e", "J/token"):
+    for symbol in ("rho =", "e =", "(T + L) t (t-1) [t>2]", "w C t^e", "J/token"):
         assert symbol in text
 
 
