@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from energylens.beside import read_beside, save_beside
 from energylens.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -102,18 +101,12 @@ def evaluate_run(
             "seconds": time.perf_counter() - began_s,
         }
     )
-    return RunEvaluation(data, _save(directory / FILE, data))
+    return RunEvaluation(data, save_beside(directory / FILE, data))
 
 
 def saved_evaluation(directory: Path, frame: pd.DataFrame) -> dict[str, Any] | None:
     """Return the evaluation beside a run if it belongs to these very measurements."""
-    try:
-        data = json.loads((directory / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(data, dict) or data.get("version") != VERSION:
-        return None
-    return data if data.get("fingerprint") == fingerprint(frame) else None
+    return read_beside(directory / FILE, VERSION, frame)
 
 
 def is_ours(method: str) -> bool:
@@ -139,14 +132,3 @@ def _ours(predictions: pd.DataFrame, samples: int | None) -> dict[str, Any]:
         "predicted": [float(f"{value:.4g}") for value in mine["predicted"]],
         "fitted": [bool(value) for value in fitted],
     }
-
-
-def _save(path: Path, data: dict[str, Any]) -> Path | None:
-    """Write whole or not at all; a folder of somebody else's that is read-only is no error."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        return None
-    return path

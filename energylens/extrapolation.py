@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from energylens.beside import read_beside, save_beside
 from energylens.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -105,26 +104,9 @@ def extrapolate_run(
             "total_seconds": time.perf_counter() - began_s,
         }
     )
-    return RunExtrapolation(data, _save(directory / FILE, data))
+    return RunExtrapolation(data, save_beside(directory / FILE, data))
 
 
 def saved_extrapolation(directory: Path, frame: pd.DataFrame) -> dict[str, Any] | None:
     """Return the extrapolation beside a run if it belongs to these very measurements."""
-    try:
-        data = json.loads((directory / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(data, dict) or data.get("version") != VERSION:
-        return None
-    return data if data.get("fingerprint") == fingerprint(frame) else None
-
-
-def _save(path: Path, data: dict[str, Any]) -> Path | None:
-    """Write whole or not at all; a folder of somebody else's that is read-only is no error."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        return None
-    return path
+    return read_beside(directory / FILE, VERSION, frame)

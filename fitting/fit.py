@@ -13,7 +13,7 @@ from fitting.facts import Facts
 from fitting.fitted import Fit
 from fitting.forms import Form, get_form
 from fitting.intervals import METHODS
-from fitting.laws import KINDS, PooledLaw, batch_rows, covered, fit_pooled_laws
+from fitting.laws import KINDS, PooledLaw, batch_rows, fit_pooled_laws
 from fitting.pairfit import PairFit, fit_pair
 from fitting.rows import Group, Left, fingerprint, pairs, sample_order, usable
 from harness.store import FitError
@@ -141,7 +141,7 @@ class _Shared:
     def covering(self, group: Group) -> str | None:
         """Return the name of the first law that covers every row of a group, or None."""
         for law in self.laws:
-            if covered(law, group.rows, self.facts).all():
+            if law.covers(group.rows, self.facts).all():
                 return law.name
         return None
 

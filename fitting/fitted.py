@@ -12,7 +12,7 @@ from fitting.coverage import PooledPair, beyond
 from fitting.domain import distance
 from fitting.facts import Facts
 from fitting.formula import formula_text
-from fitting.laws import KINDS, PooledLaw, covered
+from fitting.laws import KINDS, PooledLaw
 from fitting.pairfit import PairFit, gradient
 from fitting.predict import codes_of, predict_totals
 from harness.store import FitError
@@ -81,7 +81,7 @@ class Fit:
         facts: Facts | None = None,
         data: dict[str, Any] | None = None,
     ) -> None:
-        from fitting.fitfile import code_version
+        from harness.store import code_version
 
         known_version, known_commit = code_version()
         self.pairs = sorted(pair_fits, key=lambda p: (p.model_id, p.hardware))
@@ -280,7 +280,7 @@ class Fit:
         return [(law, rows) for law, rows in found if len(rows)]
 
     def _covers(self, law: PooledLaw, rows: pd.DataFrame) -> NDArray[np.bool_]:
-        return covered(law, rows, self._facts_for(rows))
+        return law.covers(rows, self._facts_for(rows))
 
     def _facts_for(self, rows: pd.DataFrame) -> Facts:
         """Return the facts of the training rows, and those of new names where there is a source.

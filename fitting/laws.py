@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -37,8 +36,8 @@ class PooledLaw(Protocol):
         """Provenance -> rows it was fitted to."""
         ...
 
-    def covers(self, frame: pd.DataFrame) -> NDArray[np.bool_]:
-        """Say which rows it can answer for, shape (rows,)."""
+    def covers(self, frame: pd.DataFrame, facts: Facts | None = None) -> NDArray[np.bool_]:
+        """Say which rows it can answer for, shape (rows,), with facts of new names."""
         ...
 
     def predict(self, frame: pd.DataFrame, facts: Facts | None = None) -> NDArray[np.float64]:
@@ -185,16 +184,6 @@ def fit_pooled_laws(
                 raise
             notes.append(f"No pooled law for {kind.what}: {error.what}")
     return laws, notes
-
-
-def covered(law: PooledLaw, rows: pd.DataFrame, facts: Facts) -> NDArray[np.bool_]:
-    """Say which rows a law answers for, shape (rows,); some laws take facts of new names."""
-    if "facts" in signature(law.covers).parameters:
-        found = law.covers(rows, facts=facts)  # type: ignore[call-arg]
-    else:
-        found = law.covers(rows)
-    result: NDArray[np.bool_] = np.asarray(found, dtype=bool)
-    return result
 
 
 def law_from_dict(data: Mapping[str, Any]) -> PooledLaw:

@@ -83,12 +83,16 @@ class DiffusionLaw:
         """Name of the law, as in a FIT file."""
         return NAME
 
-    def covers(self, frame: pd.DataFrame) -> NDArray[np.bool_]:
-        """Say which rows are of image or video generation, shape (rows,)."""
+    def covers(self, frame: pd.DataFrame, facts: Facts | None = None) -> NDArray[np.bool_]:
+        """Say which rows are of image or video generation, shape (rows,).
+
+        A model needs facts or a number of parameters.
+        """
         keep = covered(frame)
         if keep.any():
             size = frame["params_total"] if "params_total" in frame.columns else None
-            known = frame["model_id"].astype(str).isin(list(self.facts.diffusion)).to_numpy()
+            names = self.facts if facts is None else self.facts.joined(facts)
+            known = frame["model_id"].astype(str).isin(list(names.diffusion)).to_numpy()
             if size is not None:
                 known = known | (size.to_numpy(dtype=np.float64, na_value=np.nan) > 0.0)
             keep &= known

@@ -130,7 +130,9 @@ def _carry(
 def _trust(rows: pd.DataFrame) -> NDArray[np.float64]:
     """Return how much each row weighs: short kernels are known badly."""
     latency_s = column(rows, "latency_ms", default=np.inf) / 1e3
-    return np.where(np.isfinite(latency_s), latency_s / (latency_s + SETTLE_S), 1.0)
+    # Written so that a latency that is not known, infinity, weighs one.
+    result: NDArray[np.float64] = 1.0 / (1.0 + SETTLE_S / latency_s)
+    return result
 
 
 def _ridge(

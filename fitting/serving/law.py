@@ -148,9 +148,10 @@ class ServingLaw:
                 f"  task {task}: context {context:.0f} tokens, {prefill:.2g} input tokens "
                 "per output token"
             )
+        names = self._names()
         for family in ("hardware:scale", "_backbone:scale"):
             for value, (mean, _) in self.effects.get(family, {}).items():
-                lines.append(f"  scale of {value}: {np.exp(mean):.3f}")
+                lines.append(f"  scale of {names.get(value, value)}: {np.exp(mean):.3f}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,6 +171,15 @@ class ServingLaw:
             "facts": self.facts.to_dict(),
             "provenance": dict(self.provenance),
         }
+
+    def _names(self) -> dict[str, str]:
+        """Return for each backbone the shortest name of a model that has it."""
+        names: dict[str, str] = {}
+        for model in sorted(
+            self.facts.models.values(), key=lambda m: (-len(m.model_id), m.model_id)
+        ):
+            names[model.backbone] = model.model_id
+        return names
 
     def _joined(self, facts: Facts | None) -> Facts:
         return self.facts if facts is None else self.facts.joined(facts)

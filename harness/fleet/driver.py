@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from harness.fleet.worker import LaunchReport
 from harness.launch import LaunchSpec, Protocol
 from harness.plan import Plan, RememberingEstimator, default_estimator, make_plan
 from harness.spec import Sweep, load_sweep
-from harness.store import RunFolder, StoreError
+from harness.store import RunFolder, StoreError, code_version
 from harness.store.files import write_atomic
 
 BATCH_TASKS = 96
@@ -329,34 +328,8 @@ def _manifest(sweep: Sweep, plan: Plan) -> dict[str, object]:
         "sweep_name": sweep.name,
         "sweep": sweep.text,
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "git_commit": _git_commit(),
+        "git_commit": code_version()[1],
         "inventory": {"host": platform.node(), "platform": platform.platform()},
         "tasks_planned": len(plan.tasks),
         "skips": plan.skipped,
     }
-
-
-def _git_commit() -> str | None:
-    """Commit of the checkout that runs, `-dirty` if files of it were changed since.
-
-    None outside of a checkout: an installed package may lie inside somebody else's.
-    """
-    here = Path(__file__)
-    if _git("ls-files", "--error-unmatch", here.name, folder=here.parent) is None:
-        return None
-    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", folder=here.parent)
-
-
-def _git(*arguments: str, folder: Path) -> str | None:
-    try:
-        found = subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from harness.errors import EnergyLensError, FitError, StoreError
 
 if TYPE_CHECKING:
+    from harness.store.code import code_version
     from harness.store.folder import RunFolder
     from harness.store.identity import IDENTITY_DEFAULTS, task_id_of
     from harness.store.read import query, read_measurements, read_table, read_traces
@@ -23,6 +24,7 @@ _HOME = {
     "RunFolder": "folder",
     "SCHEMA_VERSION": "schema",
     "arrow_schema": "schema",
+    "code_version": "code",
     "conform": "schema",
     "query": "read",
     "read_measurements": "read",
@@ -41,6 +43,7 @@ __all__ = [
     "RunFolder",
     "StoreError",
     "arrow_schema",
+    "code_version",
     "conform",
     "query",
     "read_measurements",

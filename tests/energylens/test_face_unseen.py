@@ -24,7 +24,7 @@ class Shared:
     def __init__(self, name: str = "energylens_pooled") -> None:
         self.name = name
 
-    def covers(self, frame: pd.DataFrame) -> np.ndarray:
+    def covers(self, frame: pd.DataFrame, facts: object = None) -> np.ndarray:
         return frame["hardware"].ne("Z9").to_numpy(dtype=bool)
 
     def predict(self, frame: pd.DataFrame, facts=None) -> np.ndarray:

@@ -28,7 +28,7 @@ class FakeLaw:
         self.name, self.joules, self.provenance = name, joules, provenance
         self.asked: list[Facts | None] = []
 
-    def covers(self, frame: pd.DataFrame) -> np.ndarray:
+    def covers(self, frame: pd.DataFrame, facts: object = None) -> np.ndarray:
         known = frame["hardware"].str.startswith("G").to_numpy(dtype=bool)
         return known & frame["output_tokens"].notna().to_numpy(dtype=bool)
 
