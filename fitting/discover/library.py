@@ -148,15 +148,15 @@ _PREFILL_FACTORS: dict[str, tuple[str, ...]] = {
 
 _DECODE: dict[str, tuple[str, str, str]] = {
     "reading": (
-        "cost*w*cover + kv*b*ctx",
+        "cost*w*cover + kv*b*ctx + 2*state*b",
         "1",
-        "reading weights and cache, the same joules a byte",
+        "reading weights, cache and states, the same joules a byte",
     ),
     "weights": ("cost*w*cover", "1", "reading the weights that a step uses"),
     "all_weights": ("cost*w", "1", "reading all experts, used or not"),
     "cache": ("kv*b*ctx", "1", "reading the KV cache"),
     "state": ("state*b", "1", "reading and writing recurrent states"),
-    "root_requests": ("sqrt(b)", "request**0.5", "work a sequence, partly hidden behind reading"),
+    "root_requests": ("b**0.4", "request**0.4", "work a sequence, partly hidden behind reading"),
     "requests": ("b", "request", "work for every sequence"),
     "launch": ("1", "1", "launches of a step"),
     "quantise": ("q", "1", "launches that reduced precision adds"),
@@ -180,8 +180,13 @@ _DECODE_FACTORS: dict[str, tuple[str, ...]] = {
 }
 _WRONG = ("prompt", "square", "all_weights")
 
-_SPECIAL = {"reading x sharded": "cost*w*cover*t**e + kv*b*ctx"}
-"""Only the weights are sharded less efficiently; the cache is not."""
+_SPECIAL = {
+    "reading x sharded": "cost*w*cover*t**e + kv*b*ctx + 2*state*b",
+    "tokens x bridge": "(b*n + late)*t*(t - 1)*bridge",
+    "requests x bridge": "(b + lag)*t*(t - 1)*bridge",
+}
+"""Only the weights are sharded less efficiently, caches and states are not. A message over a shared
+bridge has a latency, counted in tokens."""
 
 
 def _terms(

@@ -14,7 +14,7 @@ from fitting.discover.expression import read
 from fitting.discover.library import LIBRARIES, Library, Variable
 from fitting.discover.symbols import INPUTS, RATIOS, SERVING_TABLE, TABLE
 from fitting.discover.units import Unit, unit
-from fitting.forms.energylens12 import ALWAYS_USED, ROOFLINE_TOKENS, ROUTING_SKEW
+from fitting.forms.energylens12 import ALWAYS_USED, LATENCY_BYTES, ROOFLINE_TOKENS
 from fitting.residuals import row_weights
 from fitting.rows import pairs, sample_order, usable
 from fitting.traits import traits_of
@@ -197,17 +197,8 @@ def batch_problem(
     used = pd.concat(parts)
     total = column(used, "total_energy_j")
     energy = column(used, f"{phase}_energy_j")
-    merged = {
-        name: np.concatenate(list(values))
-        for name, values in zip(
-            _values(works[0], parts[0], phase),
-            zip(
-                *(_values(w, p, phase).values() for w, p in zip(works, parts, strict=True)),
-                strict=True,
-            ),
-            strict=True,
-        )
-    }
+    values = [_values(work, phase) for work in works]
+    merged = {name: np.concatenate([part[name] for part in values]) for name in values[0]}
     problem = Problem(
         phase=phase,
         energy=energy,
@@ -238,13 +229,10 @@ def _too_few(frame: pd.DataFrame, rows: pd.DataFrame, phase: str) -> FitError:
     )
 
 
-def _values(work: Work, rows: pd.DataFrame, phase: str) -> dict[str, Array]:
+def _values(work: Work, phase: str) -> dict[str, Array]:
     """Return the variables of batch rows of one model."""
     tokens = work.micro_batch * work.input_tokens
     passing = work.micro_batch if phase == "decode" else tokens
-    state = column(rows, "state_bytes_per_sequence", default=0.0)
-    weights = 2.0 * column(rows, "params_total", default=np.nan)
-    share = np.where(state > 0.0, state / weights, 0.0)
     used = ALWAYS_USED + (1.0 - ALWAYS_USED) * (1.0 - work.idle_expert)
     values = {
         "t": work.tensor,
@@ -260,12 +248,14 @@ def _values(work: Work, rows: pd.DataFrame, phase: str) -> dict[str, Array]:
         "q": work.reduced,
         "n0": 12.0 * work.hidden_size,
         "kv": work.cache_share,
-        "state": np.nan_to_num(share),
+        "state": work.state_share,
         "ctx": work.input_tokens + 0.5 * (work.steps + 1.0),
         "multi": (work.tensor > 1.0).astype(np.float64),
         "bridge": (work.tensor > 2.0).astype(np.float64),
         "two": work.two_shot,
-        "cover": work.coverage(passing**ROUTING_SKEW),
+        "late": LATENCY_BYTES / (2.0 * work.hidden_size),
+        "lag": LATENCY_BYTES / (2.0 * work.hidden_size),
+        "cover": work.reached(passing),
         "spare": 1.0 / used,
         "T0": np.full(len(work), ROOFLINE_TOKENS),
     }
@@ -327,8 +317,7 @@ def serving_problem(
         "c": precision.map(COMPUTE_COST).to_numpy(dtype=np.float64),
         "total": total,
         "active": active,
-        "read": total * (1.0 - (1.0 - active / total) ** (batch**ROUTING_SKEW))
-        + (active >= total) * 0.0,
+        "read": total * active * batch / (total + active * (batch - 1.0)),
         "vision": rows["modality"].isin(["image", "video"]).to_numpy(dtype=np.float64),
     }
     families = rows["model_id"].map(lambda m: backbones.get(str(m), str(m)))

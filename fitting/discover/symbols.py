@@ -20,6 +20,8 @@ TABLE: dict[str, Variable] = {
     "kv": Variable("1/token", "cache of a token over all weights, bytes"),
     "state": Variable("1/request", "recurrent state of a sequence over all weights, bytes"),
     "ctx": Variable("token/request", "mean context of decoding"),
+    "late": Variable("token", "tokens as dear as the latency of a message"),
+    "lag": Variable("request", "the same of a step, where a request is one token"),
     "multi": Variable("1", "1 where t > 1"),
     "bridge": Variable("1", "1 where t > 2"),
     "two": Variable("1", "1 where an all-reduce takes two rounds"),
@@ -52,7 +54,9 @@ INPUTS: dict[str, dict[str, Variable]] = {
         "work": Variable("token", "tokens of all passes with attention", "d*k*H"),
         "waiting": Variable("token", "the same of stages that wait", "d*(p - 1)*H"),
         "sent": Variable("token", "tokens that shards exchange", "d*k*b*n*(t**0.7 - 1)"),
-        "bridged": Variable("token", "tokens over a shared bridge", "d*k*b*n*t*(t - 1)*bridge"),
+        "bridged": Variable(
+            "token", "tokens over a shared bridge", "d*k*(b*n + late)*t*(t - 1)*bridge"
+        ),
         "launches": Variable("1", "passes on every GPU", "d*k*t"),
         "seen": Variable("token", "visual tokens", "d*k*b*v"),
     },
@@ -63,7 +67,7 @@ INPUTS: dict[str, dict[str, Variable]] = {
         "tokens": Variable("request", "tokens made", "d*s*k*b"),
         "launches": Variable("1", "steps on every GPU", "d*s*k*t"),
         "syncs": Variable("1", "steps with shards", "d*s*k*t*multi*(1 + two)"),
-        "bridged": Variable("request", "tokens over a bridge", "d*s*k*b*t*(t - 1)*bridge"),
+        "bridged": Variable("request", "tokens over a bridge", "d*s*k*(b + lag)*t*(t - 1)*bridge"),
     },
     "total": {
         "work": Variable("token", "tokens of all passes with attention", "d*k*H"),

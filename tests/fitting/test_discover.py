@@ -70,6 +70,30 @@ def noisy_path() -> Path:
     return search_terms(planted(0.02, reduced=True))
 
 
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_the_shipped_law_of_the_library_is_the_shipped_form(phase):
+    """Each term of the library's `shipped` is the column of the form that its name stands for."""
+    from fitting.forms.energylens12 import EVERY_TERM
+    from fitting.traits import traits_of
+
+    frame = grid()
+    frame["num_experts"], frame["experts_per_token"] = 64.0, 8.0
+    frame["state_bytes_per_sequence"] = 3e6
+    frame["precision"] = np.where(np.arange(len(frame)) % 3 == 0, "fp8", "bf16")
+    for name in ("prefill_energy_j", "decode_energy_j", "total_energy_j"):
+        frame[name] = 1.0 + np.arange(len(frame))
+    problem, rows, _ = batch_problem(frame, phase, samples=None)
+    law = term_law(problem, "working and waiting", problem.library.shipped)
+    theta = {"rho": 0.3, "e": 0.2, "f": 1.4}
+    columns = EVERY_TERM.columns(traits_of(rows).work_of(rows), phase, list(theta.values()))
+    found = sorted(
+        law.predict(problem, np.array([[*unit_row, *(theta[e] for e in law.exponents)]])).tolist()
+        for unit_row in np.eye(len(law.terms))
+    )
+    expected = sorted(column.tolist() for column in columns)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 def test_terms_find_the_planted_structure_in_exact_rows():
     check(search_terms(planted(0.0)))
 
