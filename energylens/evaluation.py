@@ -128,6 +128,7 @@ def _ours(predictions: pd.DataFrame, samples: int | None) -> dict[str, Any]:
     mine = mine[mine["method"].eq(str(next(iter(mine["method"]), "")))]
     fitted = mine["fitted"].tolist() if "fitted" in mine.columns else []
     return {
+        "method": str(next(iter(mine["method"]), "")),
         "task_id": [str(value) for value in mine["task_id"]],
         "predicted": [float(f"{value:.4g}") for value in mine["predicted"]],
         "fitted": [bool(value) for value in fitted],

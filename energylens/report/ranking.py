@@ -288,11 +288,13 @@ def headline(
                 }
             )
     if check is not None and check["mape"]:
+        method = ((evaluation or {}).get("predictions") or {}).get("method")
         tiles.append(
             {
                 "label": "Error of the law (MAPE)",
                 "value": check["mape"],
-                "detail": f"{check['rows']} rows"
+                "detail": (f"{method_name(method)}, " if method else "")
+                + f"{check['rows']} rows"
                 + (" it was not fitted on" if check["told_apart"] else "")
                 + f"; median {check['median']}",
             }

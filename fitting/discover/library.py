@@ -85,7 +85,7 @@ class Library:
     terms, fronts, exponents
         The parts.
     shipped_front, shipped
-        The law that EnergyLens ships, as a front and names of terms.
+        The law that EnergyLens ships, as a front and names of terms; none if it is no such sum.
     unit
         Unit of the energy.
     """
@@ -295,9 +295,10 @@ SERVING = Library(
     fronts=(Front("a token", "1"),),
     exponents=(),
     shipped_front="a token",
-    shipped=("weights x gpus", "compute", "launch x gpus", "root"),
+    shipped=(),
     unit="J",
 )
-"""Terms of serving runs without lengths: joules for one output token. `fitting.serving` ships."""
+"""Terms of serving runs without lengths: joules for one output token. What `fitting.serving` ships is
+made of times and powers, no sum of such terms."""
 
 LIBRARIES = {"prefill": PREFILL, "decode": DECODE, "total": TOTAL, "serving": SERVING}

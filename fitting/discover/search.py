@@ -192,8 +192,12 @@ def _search(
     errors = [left_out for _, left_out in judged]
     chosen = smallest_as_good(problem, [law.parameters for law in front], errors)
     best = min(range(len(front)), key=lambda i: front[i].bic)
-    shipped, residual = _shipped(problem, seed), None
-    if engine.name != "terms" and not deadline.passed:
+    shipped, residual = None, None
+    if problem.library.shipped:
+        shipped = _shipped(problem, seed)
+    else:
+        notes.append("The law that EnergyLens ships for these rows is no sum of such terms.")
+    if shipped is not None and engine.name != "terms" and not deadline.passed:
         notes.append("The correction is sought on the law that EnergyLens ships.")
         residual = _residual(problem, engine, seed, deadline)
     provenance = {}
