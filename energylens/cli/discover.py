@@ -147,7 +147,8 @@ def _print_chosen(out: Console, search: PhaseSearch) -> None:
     if search.residual is not None:
         residual = search.residual
         said = (
-            f"a factor {residual.text} lowers the error by {percent(residual.gain)} "
+            f"a factor {residual.text} {'lowers' if residual.gain >= 0.0 else 'raises'} the error "
+            f"by {percent(abs(residual.gain))} "
             f"(standard error {percent(residual.gain_se)}): "
             f"{'kept' if residual.kept else 'not kept'}"
             if residual.text
