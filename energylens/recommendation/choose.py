@@ -175,21 +175,44 @@ def _monte_carlo(
     errors = np.zeros((DRAWS, len(asked)))
     half = (phases["total_energy_j_hi"] / phases["total_energy_j"] - 1).to_numpy(dtype=np.float64)
     known = {(pair.model_id, pair.hardware): pair for pair in fit.pairs}
+    pooled: list[int] = []
     for hardware, rows in asked.groupby("hardware").indices.items():
         pair = known.get((str(asked["model_id"].iloc[0]), str(hardware)))
         if pair is None:
-            # A pooled law does not say how much of its error candidates share: none is assumed,
-            # so that the chance of being best is rather too low.
-            own = half[rows] / _Z95
-            errors[:, rows] += rng.standard_normal((DRAWS, len(rows))) * own
+            pooled.extend(rows)
             continue
         shared, spread = _relative_errors(pair, asked.iloc[rows], half[rows])
         errors[:, rows] = rng.standard_normal((DRAWS, shared.shape[0])) @ shared
         errors[:, rows] += rng.standard_normal((DRAWS, len(rows))) * spread
+    if pooled:
+        # One draw for all of them: GPU types share what is not known of a model, too.
+        shared, spread = _pooled_errors(fit, asked.iloc[pooled], half[pooled])
+        errors[:, pooled] = rng.standard_normal((DRAWS, shared.shape[0])) @ shared
+        errors[:, pooled] += rng.standard_normal((DRAWS, len(pooled))) * spread
     drawn = np.log(score) + errors
     wins = np.bincount(drawn.argmin(axis=1), minlength=len(score)) / DRAWS
     regret = np.exp(drawn[:, int(score.argmin())] - drawn.min(axis=1)) - 1
     return wins, float(np.quantile(regret, 0.95))
+
+
+def _pooled_errors(
+    fit: Fit, rows: pd.DataFrame, half: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Split the errors of rows of a pooled law into a shared part (factors x rows) and one's own.
+
+    A law that does not say what its rows share gets errors that are all their own, so that the
+    chance of being best is rather too low.
+    """
+    from energylens.facts import facts_for
+    from fitting.pooling import PooledLaw
+
+    sigma = np.log1p(half) / _Z95
+    law = next((law for law in fit.pooled if law.name == BATCH_LAW), None)
+    if not isinstance(law, PooledLaw):
+        return np.zeros((0, len(rows))), sigma
+    shared, own = law.errors(rows, facts_for(rows).joined(fit.facts))
+    stretch = sigma / np.sqrt((shared**2).sum(axis=1) + own**2)
+    return (shared * stretch[:, None]).T, own * stretch
 
 
 def _relative_errors(

@@ -6,7 +6,7 @@ the linearisation is that of the whole fit. No row is judged by a law that has s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from fitting.pooling.columns import Columns
 from fitting.pooling.errors import KINDS, NORMAL_95, Widening, spread_of
-from fitting.pooling.hierarchy import posterior
+from fitting.pooling.hierarchy import Posterior, posterior
 from fitting.pooling.law import PooledLaw
 from fitting.pooling.terms import energies
-from fitting.pooling.training import Observed, Residuals, gathered, residuals
+from fitting.pooling.training import Observed, Residuals, gathered, misfit, residuals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +44,12 @@ FEWEST_GROUPS = 3
 FEW = 3
 """Rows of each pair that a GPU type keeps when it stands for a new one with few rows."""
 
+LEAST_UNLIKE = 0.25
+"""Least mean chi-square of few rows that errors are divided by."""
+
+FEWEST_ROWS = 20
+"""Rows of a GPU type below which they have no factor of their own."""
+
 COVERED = 0.95
 
 
@@ -63,6 +69,15 @@ class _Setup:
     place: Index
     measured: dict[str, Array]
     scatter: dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """The hierarchy solved with some of the rows, how they misfit it, and their number."""
+
+    found: Posterior
+    misfit: float
+    count: int
 
 
 def calibrated(
@@ -95,12 +110,15 @@ def calibrated(
         _measured(blocks, len(code)),
         scatter,
     )
-    rows = _row_factors(setup)
+    rows, platforms = _row_factors(setup)
     setup.scatter.update({kind: rows[kind] * values for kind, values in scatter.items()})
-    hardware = _group_factor(setup, rows, [*_left(setup, "hardware", 0)])
-    few = _group_factor(setup, rows, [*_left(setup, "hardware", FEW)])
-    models = _group_factor(setup, rows, [*_left(setup, "model", 0)])
-    return replace(law, widening=Widening(rows, hardware, models, few))
+    unseen = [(kept, _again(setup, kept)) for kept in _left(setup, "hardware", 0)]
+    hardware = _group_factor(setup, rows, unseen)
+    few = _few_factor(setup, rows, [again for _, again in unseen])
+    models = _group_factor(
+        setup, rows, ((kept, _again(setup, kept)) for kept in _left(setup, "model", 0))
+    )
+    return replace(law, widening=Widening(rows, hardware, models, few, platforms))
 
 
 def _measured(blocks: Sequence[Observed], n: int) -> dict[str, Array]:
@@ -123,14 +141,9 @@ def _left(setup: _Setup, level: str, few: int) -> Iterator[Mask]:
             yield (part[setup.code] != i) | (setup.place < few)
 
 
-def _judged(
-    setup: _Setup, kept: Mask, factor: dict[str, float]
-) -> dict[str, tuple[Array, Array, Array]]:
-    """Return squared residual, variance by parameters and by rows, of the rows that are left out.
-
-    Residuals are those of ln(energy), divided by the standard deviations that hold 95 %.
-    """
-    law, out = setup.law, ~kept
+def _again(setup: _Setup, kept: Mask) -> _Again:
+    """Solve the hierarchy again with the rows that are kept."""
+    law = setup.law
     parts = [
         Residuals(part.residual, part.slope, part.trust * kept[block.rows])
         for block, part in zip(setup.blocks, setup.parts, strict=True)
@@ -140,11 +153,27 @@ def _judged(
         kind: np.array([known.get(name, known[""]) for name in names])
         for kind, known in law.scatter.items()
     }
-    information, pull = gathered(setup.blocks, parts, law.table, setup.code, setup.model, scatter)
+    rows = (setup.blocks, parts, law.table, setup.code, setup.model, scatter)
+    information, pull = gathered(*rows)
+    squares, count = misfit(*rows)
     member, spread = law.levels.member, law.spread
-    found = posterior(information, pull, member, spread[law.levels.level], spread[-1])
+    prior = spread[law.levels.level]
+    found = posterior(information, pull, member, prior, spread[-1])
+    return _Again(found, squares - float((pull * found.of_pairs(member)).sum()), count)
+
+
+def _judged(
+    setup: _Setup, kept: Mask, factor: dict[str, float], again: _Again
+) -> dict[str, tuple[Array, Array, Array]]:
+    """Return squared residual, variance by parameters and by rows, of the rows that are left out.
+
+    Residuals are those of ln(energy), divided by the standard deviations that hold 95 %.
+    """
+    law, out = setup.law, ~kept
+    found = again.found
+    member, spread = law.levels.member, law.spread
     asked = np.unique(setup.code[out])
-    wide = np.zeros_like(information)
+    wide = np.zeros_like(law.information)
     for p in asked:
         wide[p] = found.pair_covariance(int(p), member[p], spread[:-1])
     code = setup.code[out]
@@ -165,30 +194,71 @@ def _judged(
     return result
 
 
-def _row_factors(setup: _Setup) -> dict[str, float]:
-    """Return the factor on the scatter of each kind of energy that holds 95 % of left-out rows."""
+def _row_factors(setup: _Setup) -> tuple[dict[str, float], dict[str, float]]:
+    """Return factors on scatter and on errors that hold 95 % of left-out rows.
+
+    Those on scatter are for each kind of energy. Those on whole errors are for each GPU type,
+    at least 1: where the rows of one scatter more than those of the same models on others.
+    """
     ones = dict.fromkeys(KINDS, 1.0)
     needed: dict[str, list[Array]] = {kind: [] for kind in KINDS}
+    totals, places = [], []
     for fold in range(FOLDS):
         kept = setup.place % FOLDS != fold
         if kept.all():
             continue
-        for kind, (squared, parameters, rows) in _judged(setup, kept, ones).items():
+        judged = _judged(setup, kept, ones, _again(setup, kept))
+        for kind, (squared, parameters, rows) in judged.items():
             needed[kind].append(np.maximum(squared - parameters, 0.0) / rows)
+        totals.append(np.stack(judged["total"]))
+        places.append(np.flatnonzero(~kept & np.isfinite(setup.measured["total"])))
     out = {}
     for kind, parts in needed.items():
         values = np.concatenate(parts) if parts else np.zeros(0)
         out[kind] = max(float(np.sqrt(_quantile(values))), SMALLEST) if len(values) else 1.0
-    return out
+    if not totals:
+        return out, {}
+    squared, parameters, rows = np.concatenate(totals, axis=1)
+    ratio = squared / (parameters + rows * out["total"] ** 2)
+    kinds = np.array([hardware for _, hardware in setup.law.pairs])
+    kinds = kinds[setup.code[np.concatenate(places)]]
+    found = {str(kind): ratio[kinds == kind] for kind in np.unique(kinds)}
+    hardware = {
+        kind: float(np.clip(np.sqrt(_quantile(values)), NARROWEST, WIDEST))
+        for kind, values in found.items()
+        if len(values) >= FEWEST_ROWS
+    }
+    return out, hardware
 
 
-def _group_factor(setup: _Setup, factor: dict[str, float], every: list[Mask]) -> float:
+def _group_factor(
+    setup: _Setup, factor: dict[str, float], every: Iterable[tuple[Mask, _Again]]
+) -> float:
     """Return the factor on spreads that holds 95 % of the rows of groups that are left out."""
     needed = []
-    for kept in every:
-        if not kept.all():
-            squared, parameters, rows = _judged(setup, kept, factor)["total"]
-            needed.append(np.maximum(squared - rows, 0.0) / parameters)
+    for kept, again in every:
+        squared, parameters, rows = _judged(setup, kept, factor, again)["total"]
+        needed.append(np.maximum(squared - rows, 0.0) / parameters)
+    if not needed:
+        return NARROWEST
+    return float(np.clip(np.sqrt(_quantile(np.concatenate(needed))), NARROWEST, WIDEST))
+
+
+def _few_factor(setup: _Setup, factor: dict[str, float], without: list[_Again]) -> float:
+    """Return the factor on errors that holds 95 % of the rows of GPU types with few rows.
+
+    Errors are taken in units of the root of the mean chi-square of the few rows, as those of a
+    GPU type that is added to the law will be; see `Widening.factor`. `without` is the hierarchy
+    without any rows of each part.
+    """
+    needed = []
+    for few, before in zip(_left(setup, "hardware", FEW), without, strict=True):
+        if few.all():
+            continue
+        after = _again(setup, few)
+        unlike = (after.misfit - before.misfit) / max(after.count - before.count, 1)
+        squared, parameters, rows = _judged(setup, few, factor, after)["total"]
+        needed.append(squared / (parameters + rows) / max(unlike, LEAST_UNLIKE))
     if not needed:
         return NARROWEST
     return float(np.clip(np.sqrt(_quantile(np.concatenate(needed))), NARROWEST, WIDEST))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fitting.pooling.columns import columns_of
 from fitting.pooling.errors import NORMAL_95
-from fitting.pooling.parameters import INDEX, KIND_FACTOR, KIND_STEP, PARAMETERS, TERMS
+from fitting.pooling.parameters import KIND_FACTOR, KIND_STEP, PARAMETERS, TERMS
 from fitting.pooling.terms import ROUTING
 from harness.store import FitError
 
@@ -121,49 +121,80 @@ def _shown(name: str, value: float, size: float, machine: Machine) -> float:
 
 
 def formula(law: PooledLaw) -> str:
-    """Return the law as text of at most 80 columns."""
+    """Return the law as text: its structure and the factors that all pairs share.
+
+    At most 80 columns and about 25 lines; `shared_parameters` has what it leaves out.
+    """
     if not law.pairs:
         raise FitError("This pooled law has no pairs.", where="pooled law")
     kinds = ", ".join(f"{n} {kind}" for kind, n in law.provenance.items()) or f"{sum(law.rows)}"
     kinds_of_gpu = len({hardware for _, hardware in law.pairs})
     models = len({model for model, _ in law.pairs})
+    cells = [
+        f"{p.name:<22}{p.value:>6.3g} {_interval(p):<11}"
+        for p in shared_parameters(law)
+        if p.kind != KIND_STEP
+    ]
+    half = (len(cells) + 1) // 2
+    columns = zip(cells[:half], [*cells[half:], ""], strict=False)
     lines = [
         f"{law.name}: {kinds} rows, {models} models, {kinds_of_gpu} GPU types, "
         f"{len(law.pairs)} pairs",
-        "",
         *_STRUCTURE,
-        "",
-        "g: what all pairs share, of the energy at datasheet rates, with 95 % interval;",
-        "apart: how far GPU types, models and pairs lie from it (68 % of them).",
-        "",
-        f"{'parameter':<26}{'g':>8}{'interval':>16}{'GPU types':>11}{'models':>8}{'pairs':>8}",
+        "What all pairs share, times the datasheet, with its 95 % interval:",
+        *("  ".join(row).rstrip() for row in columns),
     ]
-    errors = np.sqrt(np.maximum(np.diagonal(law.unsure.covariance[0, :, 0, :]), 0.0))  # type: ignore[index]
-    shared = law.found.effects[0]
-    shown = (np.einsum("pii->pi", law.information) > 1.0).any(axis=0)
-    for parameter in PARAMETERS:
-        i = INDEX[parameter.name]
-        if not shown[i] or parameter.kind == KIND_STEP:
-            continue
-        exponent = parameter.name.endswith("exponent")
-        low, middle, high = (
-            w if exponent else float(np.exp(w))
-            for w in (np.array([-1.0, 0.0, 1.0]) * NORMAL_95 * errors[i] + shared[i])
-        )
-        apart = [law.spread[law.levels.names.index(n), i] for n in ("hardware", "model")]
-        apart.append(law.spread[-1, i])
-        cells = "".join(
-            f"{_apart(a, exponent):>{w}}" for a, w in zip(apart, (11, 8, 8), strict=True)
-        )
-        interval = " to ".join(f"{end:.2f}" if exponent else f"{end:.3g}" for end in (low, high))
-        lines.append(f"{parameter.name:<26}{middle:>8.3g}{interval:>16}{cells}")
-    lines += ["", "Steps of kernels (prefill tokens, micro-batch, t) are small and not shown."]
     return "\n".join(line[:80] for line in lines)
 
 
-def _apart(spread: float, exponent: bool) -> str:
-    """Return a spread in words of the parameter: a difference, or per cent."""
-    return f"+-{spread:.2f}" if exponent else f"{100.0 * np.expm1(spread):.0f} %"
+def _interval(value: SharedValue) -> str:
+    """Return the interval of a factor, or the error of an exponent."""
+    if value.name.endswith("exponent"):
+        return f"+-{(value.hi - value.lo) / 2.0:.2f}"
+    return f"{value.lo:.2g}..{value.hi:.2g}"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedValue:
+    """What all pairs share of one parameter.
+
+    Attributes
+    ----------
+    name, kind
+        As in `PARAMETERS`.
+    value, lo, hi
+        Factor on the energy at datasheet rates, or change of an exponent, with 95 % interval.
+    apart
+        Level of the hierarchy -> standard deviation between its groups: of the logarithm of a
+        factor, of an exponent itself; `pair` for the pairs.
+    """
+
+    name: str
+    kind: str
+    value: float
+    lo: float
+    hi: float
+    apart: dict[str, float]
+
+
+def shared_parameters(law: PooledLaw) -> list[SharedValue]:
+    """Return what all pairs share of each parameter that any row shows."""
+    covariance = law.unsure.covariance
+    assert covariance is not None
+    errors = np.sqrt(np.maximum(np.diagonal(covariance[0, :, 0, :]), 0.0))
+    shared = law.found.effects[0]
+    shown = (np.einsum("pii->pi", law.information) > 1.0).any(axis=0)
+    out = []
+    for i in np.flatnonzero(shown):
+        parameter = PARAMETERS[i]
+        ends = shared[i] + NORMAL_95 * errors[i] * np.array([-1.0, 0.0, 1.0])
+        if not parameter.name.endswith("exponent"):
+            ends = np.exp(ends)
+        lo, value, hi = (float(end) for end in ends)
+        levels = [*law.levels.names[1:], "pair"]
+        apart = {name: float(w) for name, w in zip(levels, law.spread[1:, i], strict=True)}
+        out.append(SharedValue(parameter.name, parameter.kind, value, lo, hi, apart))
+    return out
 
 
 _STRUCTURE = (
@@ -174,8 +205,8 @@ _STRUCTURE = (
     "    weights (dense + experts C(b)) t^e2 steps(b) + cache b (n + m/2) + state b",
     "  + sync t [t>1] (1+s) + reduce b (t-1) + bridge b t (t-1)/2 [t>2]",
     "  + launch t (1 + extra [q]) )",
-    "each term is its FLOPs or bytes over the rate of the datasheet, times power,",
-    "times g; reduced precision multiplies compute and reading by what it costs.",
+    "Each term: FLOPs or bytes over the rate of the datasheet, times power, times",
+    "factors that all share, or a family, GPU type, model, family on GPU type, pair.",
 )
 
 assert set(_SIZES) == {term.name for term in TERMS if term.kind == KIND_FACTOR}

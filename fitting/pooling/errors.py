@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,13 +35,36 @@ class Widening:
     hardware, model
         Factors on what is not known of a GPU type, or a model, without rows.
     few
-        Factor on what is not known of a pair with few rows.
+        Factor on the errors of GPU types with few rows, in units of how unlike they are.
+    platforms
+        GPU type -> factor on the errors of its rows, at least 1.
+    unlike
+        GPU type or model that was added to a law -> chi-square of its rows before they were
+        seen, and their number; see `factor`.
     """
 
     rows: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
     hardware: float = 1.0
     model: float = 1.0
     few: float = 1.0
+    platforms: dict[str, float] = field(default_factory=dict)
+    unlike: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def factor(self, model_id: str, hardware: str) -> float:
+        """Return the factor on the errors of a pair, at least 1.
+
+        The root of the mean chi-square (Birge 1932): where the rows of an added GPU type fit
+        worse than the spreads of the others let expect, the rest of it is less sure, too.
+        """
+        found = [self.unlike[name] for name in (model_id, hardware) if name in self.unlike]
+        least = self.platforms.get(hardware, 1.0)
+        return max([least, *(self.few * float(np.sqrt(chi / max(n, 1))) for chi, n in found)])
+
+    def with_rows(self, names: list[str], chi: float, count: int) -> Widening:
+        """Return the same after rows of new GPU types or models; more rows of them add up."""
+        before = {name: self.unlike.get(name, (0.0, 0)) for name in names}
+        added = {name: (old + max(chi, 0.0), n + count) for name, (old, n) in before.items()}
+        return replace(self, unlike={**self.unlike, **added})
 
 
 def spread_of(
@@ -71,7 +94,6 @@ def spread_of(
     total = phases.prefill + phases.decode
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(total > 0.0, phases.prefill / total, 0.0)
-    whole = share[:, None] * phases.prefill_slope + (1.0 - share)[:, None] * phases.decode_slope
     rows: dict[str, Array] = {}
     if "prefill" in scatter:
         rows["prefill"] = scatter["prefill"] / weight_of_share(share)
@@ -86,7 +108,7 @@ def spread_of(
     for kind, energy, slope in (
         ("prefill", phases.prefill, phases.prefill_slope),
         ("decode", phases.decode, phases.decode_slope),
-        ("total", total, whole),
+        ("total", total, phases.total_slope()),
     ):
         variance = np.zeros(len(code))
         for p in np.unique(code):

@@ -16,6 +16,7 @@ from fitting.pooling.law import FORM, PooledLaw
 from fitting.pooling.sizes import Machine, typical_machine
 from fitting.pooling.training import observed, train
 from fitting.rows import row_hash, usable
+from fitting.threads import one_thread
 from harness.store import FitError
 
 if TYPE_CHECKING:
@@ -25,14 +26,15 @@ FEWEST_ROWS = 10
 """Rows that a pooled law needs in all; every other thing it does not know comes from facts."""
 
 
+@one_thread()
 def fit_pooled(rows: pd.DataFrame, facts: Facts, *, form: str = FORM) -> PooledLaw:
     """Fit one law that shares its parameters over models and GPU types.
 
     Every term of the energy is a physical size from datasheet and architecture times a factor.
     The logarithm of the factor is a sum of what all share, and of what a family, a GPU type, a
-    model and a pair add; each has a normal prior about zero whose spread the rows tell. So a pair
-    with many rows keeps its own law, one with few borrows, and one without rows has what its
-    datasheet and kin say.
+    model, a family on a GPU type and a pair add; each has a normal prior about zero whose spread
+    the rows tell. So a pair with many rows keeps its own law, one with few borrows, and one
+    without rows has what its datasheet and kin say.
 
     Parameters
     ----------

@@ -4,8 +4,7 @@
 
 where each effect ~ Normal(0, spread^2).
 
-This is best linear unbiased prediction in a mixed model (Henderson 1975); the spreads are
-estimated by expectation maximisation (Dempster, Laird and Rubin 1977).
+This is best linear unbiased prediction in a mixed model (Henderson 1975).
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fitting.threads import one_thread
+
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
-
-CAUTION = 2.0
-"""Groups that the expected spread counts for beside the groups that rows show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +104,35 @@ class Posterior:
         (levels, parameters).
         """
         assert self.covariance is not None
+        used, carried = self.carried(groups)
+        flat = carried.reshape(len(carried), -1)
+        wide = self.covariance[used][:, :, used].reshape(flat.shape[1], -1)
+        result: Array = flat @ wide @ flat.T + np.diag((prior[groups < 0] ** 2).sum(axis=0))
+        if groups[-1] >= 0:
+            result += self.last[groups[-1] - len(self.effects)].shrink
+        return result
+
+    def carried(self, groups: Index) -> tuple[Index, Array]:
+        """Return which groups of all levels but the last a pair's groups err with, and how much.
+
+        Returns
+        -------
+        used
+            Groups, shape (used,).
+        carried
+            Their part in the sum of the effects of the pair's groups, shape (parameters, used,
+            parameters).
+        """
         n = self.effects.shape[1]
-        others = groups[:-1][groups[:-1] >= 0]
-        result = np.diag((prior[groups < 0] ** 2).sum(axis=0))
-        if groups[-1] < 0:
-            result += self.covariance[others[:, None], :, others, :].sum(axis=(0, 1))
-            return result
-        last = self.last[groups[-1] - len(self.effects)]
-        used = np.union1d(others, last.others)
+        used = others = np.sort(groups[:-1][groups[:-1] >= 0])
+        last = self.last[groups[-1] - len(self.effects)] if groups[-1] >= 0 else None
+        if last is not None:
+            used = np.union1d(others, last.others)
         carried = np.zeros((n, len(used), n))
         carried[:, np.searchsorted(used, others)] += np.eye(n)[:, None]
-        carried[:, np.searchsorted(used, last.others)] -= last.takes
-        flat = carried.reshape(n, -1)
-        wide = self.covariance[used][:, :, used].reshape(len(used) * n, -1)
-        result += flat @ wide @ flat.T + last.shrink
-        return result
+        if last is not None:
+            carried[:, np.searchsorted(used, last.others)] -= last.takes
+        return used, carried
 
     def last_variance(self, group: int) -> Array:
         """Return the variance of the effects of a group of the last level."""
@@ -158,6 +170,7 @@ class LastGroup:
     shrink: Array
 
 
+@one_thread()
 def posterior(
     information: Array,
     pull: Array,
@@ -208,10 +221,14 @@ def posterior(
         open_ = _shrunk(marginal[mine].sum(axis=0), prior[group])
         # What its pairs say of the groups together, and what of it the last level explains.
         said = np.tensordot(belongs, marginal[mine], axes=(0, 0))
-        takes = np.einsum("ij,gjk->igk", open_, said)
-        total[others[:, None], :, others] += np.einsum(
-            "pg,ph,pij->ghij", belongs, belongs, marginal[mine], optimize=True
-        ) - np.einsum("gij,jhk->ghik", said, takes, optimize=True)
+        takes = (open_ @ said).transpose(1, 0, 2)
+        both = (belongs[:, :, None] * belongs[:, None]).reshape(len(mine), -1)
+        joint = (both.T @ marginal[mine].reshape(len(mine), -1)).reshape(
+            len(others), len(others), n, n
+        )
+        explained = said.reshape(-1, n) @ takes.reshape(n, -1)
+        joint -= explained.reshape(len(others), n, len(others), n).transpose(0, 2, 1, 3)
+        total[others[:, None], :, others] += joint
         right[others] += belongs.T @ target[mine] - said @ (open_ @ target[mine].sum(axis=0))
         last.append(LastGroup(others, takes, open_))
     effects, wide = _solved(
@@ -260,39 +277,3 @@ def _solved(
     wide = np.diag(size**2)
     wide[np.ix_(shown, shown)] = scale[:, None] * (inverse + inverse.T) * scale
     return effects, wide
-
-
-def estimated_spread(
-    found: Posterior, shared: Array, levels: Levels, expected: Array, prior: Array
-) -> Array:
-    """Return the spread of each level that the effects speak for: one step of EM.
-
-    Parameters
-    ----------
-    found
-        Effects with their covariance, for the present spreads.
-    shared
-        Covariance of what each pair shares with others, shape (pairs, parameters, parameters).
-    levels
-        Groups; the first level is one group and keeps its prior.
-    expected
-        Spread expected before any rows, shape (parameters,); counts for `CAUTION` groups.
-    prior
-        Present spreads, shape (levels + 1, parameters), those of the pairs themselves last.
-    """
-    assert found.covariance is not None
-    result = prior.copy()
-    variance = np.einsum("gigi->gi", found.covariance)
-    last = [found.last_variance(g) for g in range(len(variance), len(levels.groups))]
-    variance = np.concatenate([variance, last])
-    level = levels.level
-    for i in range(1, len(levels.names)):
-        mine = level == i
-        squares = (found.effects[mine] ** 2 + variance[mine]).sum(axis=0)
-        result[i] = np.sqrt((squares + CAUTION * expected**2) / (mine.sum() + CAUTION))
-    member = levels.member
-    squares = (found.own**2).sum(axis=0) + np.einsum("pii->i", found.shrink)
-    loss = np.eye(found.own.shape[1]) - found.keep
-    squares += np.einsum("pij,pij->i", loss @ shared, loss)
-    result[-1] = np.sqrt((squares + CAUTION * expected**2) / (len(member) + CAUTION))
-    return result

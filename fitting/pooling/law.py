@@ -18,6 +18,7 @@ from fitting.pooling.parameters import N_PARAMETERS
 from fitting.pooling.sizes import Machine
 from fitting.pooling.terms import Phases, energies
 from fitting.predict import CHUNK
+from fitting.threads import one_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,11 +101,11 @@ class PooledLaw:
         factor = {
             "family": self.widening.model,
             "model": self.widening.model,
-            "hardware": max(self.widening.hardware, self.widening.few),
-            "family on hardware": max(self.widening.hardware, self.widening.few),
+            "hardware": self.widening.hardware,
+            "family on hardware": self.widening.hardware,
         }
         widened = [factor.get(name, 1.0) for name in self.levels.names]
-        result: Array = self.spread * np.array([*widened, self.widening.few])[:, None]
+        result: Array = self.spread * np.array([*widened, 1.0])[:, None]
         return result
 
     @cached_property
@@ -170,6 +171,7 @@ class PooledLaw:
             result[piece] = phases.prefill + phases.decode
         return result
 
+    @one_thread()
     def predict_phases(self, frame: pd.DataFrame, facts: Facts | None = None) -> pd.DataFrame:
         """Return the energies of both phases and their sum with 95 % prediction intervals.
 
@@ -183,37 +185,73 @@ class PooledLaw:
             `_hi`; index of the frame.
         """
         asked = self._asked(frame, facts)
-        covariance = (
-            np.stack([self.covariance_of(*pair) for pair in asked.pairs])
-            if asked.pairs
-            else np.zeros((0, N_PARAMETERS, N_PARAMETERS))
-        )
+        covariance = self._covariances(asked)
         out = {
             f"{kind}_energy_j{end}": np.zeros(len(frame))
             for kind in KINDS
             for end in ("", "_lo", "_hi")
         }
         for piece in asked.pieces():
-            code = asked.code[piece]
-            phases = energies(asked.columns.take(piece), asked.table, code, slopes=True)
-            models = [model.model_id for model, _ in asked.pairs]
-            for kind, (energy, error) in self.errors(phases, covariance, code, models).items():
+            phases = energies(
+                asked.columns.take(piece), asked.table, asked.code[piece], slopes=True
+            )
+            for kind, (energy, error) in self._errors(phases, covariance, asked, piece).items():
                 reach = np.exp(NORMAL_95 * error)
                 out[f"{kind}_energy_j"][piece] = energy
                 out[f"{kind}_energy_j_lo"][piece] = energy / reach
                 out[f"{kind}_energy_j_hi"][piece] = energy * reach
         return pd.DataFrame(out, index=frame.index)
 
-    def errors(
-        self, phases: Phases, covariance: Array, code: Index, models: list[str]
+    def errors(self, frame: pd.DataFrame, facts: Facts | None = None) -> tuple[Array, Array]:
+        """Return what rows share of the errors of ln(total energy), and what is their own.
+
+        Candidates of one model on one GPU type err alike: what all of them cost too much does not
+        change which one costs least.
+
+        Returns
+        -------
+        shared
+            Loadings, shape (rows, factors); the covariance of the errors is
+            `shared @ shared.T + diag(own**2)`.
+        own
+            Standard deviation of what each row has for itself, shape (rows,). The intervals of
+            `predict_phases` are those of both together.
+
+        Raises
+        ------
+        FitError
+            As `predict`.
+        """
+        from fitting.pooling.joint import joint_errors
+
+        return joint_errors(self, self._asked(frame, facts))
+
+    def _covariances(self, asked: Asked) -> Array:
+        """Return the covariance of the parameters of each pair that is asked for."""
+        result = np.zeros((len(asked.pairs), N_PARAMETERS, N_PARAMETERS))
+        for i, pair in enumerate(asked.pairs):
+            result[i] = self.covariance_of(*pair)
+        return result
+
+    def _errors(
+        self, phases: Phases, covariance: Array, asked: Asked, piece: slice
     ) -> dict[str, tuple[Array, Array]]:
         """Return energy and standard deviation of its logarithm, for each kind of energy."""
-        scatter = {
+        code = asked.code[piece]
+        factor = np.array([self.widening.factor(m.model_id, h) for m, h in asked.pairs])[code]
+        scatter = self.scatter_of(asked, piece)
+        found = spread_of(phases, covariance, code, scatter, self.widening.rows)
+        return {kind: (energy, factor * error) for kind, (energy, error) in found.items()}
+
+    def scatter_of(self, asked: Asked, piece: slice) -> dict[str, Array]:
+        """Return the scatter of each row of a piece, widened, for each kind of energy."""
+        return {
             kind: self.widening.rows[kind]
-            * np.array([known.get(m, known[""]) for m in models])[code]
+            * np.array([known.get(m.model_id, known[""]) for m, _ in asked.pairs])[
+                asked.code[piece]
+            ]
             for kind, known in self.scatter.items()
         }
-        return spread_of(phases, covariance, code, scatter, self.widening.rows)
 
     def pair_parameters(self, model_id: str, hardware: str) -> list[PairParameter]:
         """Return the parameters of a pair with units and 95 % intervals.
@@ -253,7 +291,7 @@ class PooledLaw:
 
         return to_dict(self)
 
-    def _asked(self, frame: pd.DataFrame, facts: Facts | None) -> _Asked:
+    def _asked(self, frame: pd.DataFrame, facts: Facts | None) -> Asked:
         """Read what a prediction needs from rows."""
         known = self.known.joined(facts)
         labelled = label_rows(frame)
@@ -264,11 +302,11 @@ class PooledLaw:
         table = np.zeros((len(pairs), N_PARAMETERS))
         for i, pair in enumerate(pairs):
             table[i] = self.parameters_of(*pair)
-        return _Asked(columns, table, labelled.code, pairs)
+        return Asked(columns, table, labelled.code, pairs)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """Rows to predict: sizes, parameters of their pairs, pair of each row."""
 
     columns: Columns

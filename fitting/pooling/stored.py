@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fitting.facts import Facts
+from fitting.pooling.describe import SharedValue, shared_parameters
 from fitting.pooling.errors import Widening
 from fitting.pooling.hierarchy import Levels
 from fitting.pooling.law import FORM, NAME, PooledLaw
@@ -37,6 +38,8 @@ def to_dict(law: PooledLaw) -> dict[str, Any]:
         "spread": law.spread.tolist(),
         "scatter": law.scatter,
         "widening": asdict(law.widening),
+        # For readers of the file; `from_dict` finds the same from the information.
+        "shared": [_readable(value) for value in shared_parameters(law)],
     }
 
 
@@ -76,7 +79,7 @@ def from_dict(data: Mapping[str, Any]) -> PooledLaw:
             pull=np.array(data["pull"], dtype=np.float64),
             spread=np.array(data["spread"], dtype=np.float64),
             scatter={k: dict(v) for k, v in data["scatter"].items()},
-            widening=Widening(**data["widening"]),
+            widening=_widening(data["widening"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, FitError):
@@ -86,3 +89,21 @@ def from_dict(data: Mapping[str, Any]) -> PooledLaw:
             where="FIT file, key pooled",
             fix="Fit again with `energylens fit`.",
         ) from error
+
+
+def _widening(data: Mapping[str, Any]) -> Widening:
+    unlike = {str(k): (float(chi), int(n)) for k, (chi, n) in data["unlike"].items()}
+    return Widening(**{**data, "unlike": unlike})
+
+
+def _readable(value: SharedValue) -> dict[str, Any]:
+    def short(number: float) -> float:
+        return float(f"{number:.4g}")
+
+    return {
+        "name": value.name,
+        "value": short(value.value),
+        "lo": short(value.lo),
+        "hi": short(value.hi),
+        "apart": {level: short(spread) for level, spread in value.apart.items()},
+    }

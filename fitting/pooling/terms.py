@@ -41,6 +41,15 @@ class Phases:
     prefill_slope: Array | None = None
     decode_slope: Array | None = None
 
+    def total_slope(self) -> Array:
+        """Return d(ln of the total)/d(parameters), shape (rows, parameters)."""
+        assert self.prefill_slope is not None
+        assert self.decode_slope is not None
+        total = self.prefill + self.decode
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(total > 0.0, self.prefill / total, 0.0)[:, None]
+        return share * self.prefill_slope + (1.0 - share) * self.decode_slope
+
 
 def energies(columns: Columns, table: Array, code: Index, *, slopes: bool = False) -> Phases:
     """Return the energy of each row.

@@ -10,8 +10,9 @@ import numpy as np
 
 from fitting.forms import PHASES
 from fitting.pooling.columns import Columns
-from fitting.pooling.hierarchy import Levels, Posterior, estimated_spread, posterior
+from fitting.pooling.hierarchy import Levels, Posterior, posterior
 from fitting.pooling.parameters import N_PARAMETERS, PARAMETERS
+from fitting.pooling.spreads import estimated_spread
 from fitting.pooling.terms import Phases, energies
 from fitting.residuals import row_weights
 from fitting.solve import SOFT
@@ -170,6 +171,29 @@ def gathered(
     return information, pull
 
 
+def misfit(
+    blocks: Sequence[Observed],
+    found: Sequence[Residuals],
+    table: Array,
+    code: Index,
+    model: Index,
+    scatter: dict[str, Array],
+) -> tuple[float, int]:
+    """Return the squared misfit at parameters of zero, in units of the scatter, and its terms.
+
+    With the pull b and the posterior mean w of a hierarchy, what `misfit` returns less b'w is
+    the chi-square of the rows before they were seen, up to a constant of the rows that were.
+    """
+    squares, count = 0.0, 0
+    for block, part in zip(blocks, found, strict=True):
+        own = code[block.rows]
+        precision = part.trust / scatter[block.kind][model[block.rows]] ** 2
+        target = part.residual + np.einsum("ij,ij->i", part.slope, table[own])
+        squares += float((precision * target**2).sum())
+        count += int((part.trust > 0.0).sum())
+    return squares, count
+
+
 def train(
     columns: Columns, blocks: list[Observed], code: Index, model: Index, levels: Levels
 ) -> Trained:
@@ -194,14 +218,22 @@ def train(
         phases = energies(columns, table, code, slopes=True)
         parts = [residuals(block, phases) for block in blocks]
         information, pull = gathered(blocks, parts, table, code, model, scatter)
-        found = posterior(information, pull, levels.member, spread[levels.level], spread[-1])
+        estimated = FIRST_STEPS - 1 <= step < STEPS - 1
+        found = posterior(
+            information,
+            pull,
+            levels.member,
+            spread[levels.level],
+            spread[-1],
+            covariance=estimated,
+        )
         move = np.clip(found.of_pairs(levels.member) - table, -LONGEST, LONGEST)
         table = table + move
         shown = np.einsum("pii->pi", information) > 1.0
         settled = step > FIRST_STEPS and np.abs(move[shown]).max(initial=0.0) < SETTLED
         if settled or step == STEPS - 1:
             break
-        if step >= FIRST_STEPS - 1:
+        if estimated:
             shared = np.stack([found.shared_covariance(m, spread[:-1]) for m in levels.member])
             wide = found.keep @ shared @ found.keep.transpose(0, 2, 1) + found.shrink
             spread = estimated_spread(found, shared, levels, EXPECTED_SPREAD, spread)

@@ -11,11 +11,19 @@ from fitting.facts import Facts
 from fitting.pooling.columns import columns_of
 from fitting.pooling.fit import machines_for, prepared, provenance_of
 from fitting.pooling.hierarchy import levels_of, posterior
-from fitting.pooling.known import label_rows, labels_of
+from fitting.pooling.known import Labelled, label_rows, labels_of
 from fitting.pooling.law import PooledLaw
 from fitting.pooling.parameters import N_PARAMETERS
 from fitting.pooling.terms import energies
-from fitting.pooling.training import EXPECTED_SCATTER, LONGEST, gathered, observed, residuals
+from fitting.pooling.training import (
+    EXPECTED_SCATTER,
+    LONGEST,
+    gathered,
+    misfit,
+    observed,
+    residuals,
+)
+from fitting.threads import one_thread
 from harness.store import FitError
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ STEPS = 3
 """Gauss-Newton steps of an update; the prior is near, so few are enough."""
 
 
+@one_thread()
 def updated(law: PooledLaw, rows: pd.DataFrame, facts: Facts | None) -> PooledLaw:
     """Return the law with more rows; see `PooledLaw.updated`."""
     used = prepared(rows)
@@ -70,8 +79,12 @@ def updated(law: PooledLaw, rows: pd.DataFrame, facts: Facts | None) -> PooledLa
         found = posterior(
             information, target, levels.member, prior, law.spread[-1], covariance=False
         )
+        squares, count = misfit(blocks, parts, table, named.code, named.model, scatter)
         move = found.of_pairs(levels.member)[place] - table
         table = table + np.clip(move, -LONGEST, LONGEST)
+    # What the rows added to the misfit is their chi-square given all rows before them.
+    gain = float((target * found.of_pairs(levels.member)).sum() - (law.pull * law.table).sum())
+    widening = law.widening.with_rows(_newcomers(law, named), squares - gain, count)
     counts = np.zeros(len(pairs), dtype=np.intp)
     counts[: len(law.rows)] = law.rows
     counts[place] += np.bincount(named.code, minlength=len(added))
@@ -88,7 +101,20 @@ def updated(law: PooledLaw, rows: pd.DataFrame, facts: Facts | None) -> PooledLa
         rows=tuple(int(n) for n in counts),
         information=information,
         pull=target,
+        widening=widening,
     )
+
+
+def _newcomers(law: PooledLaw, named: Labelled) -> list[str]:
+    """Return the GPU types that rows bring, or the models where all GPU types were fitted.
+
+    One that was added before still is a newcomer: spreads were estimated without it.
+    """
+    before = law.widening.unlike
+    hardware = {name for _, name in law.pairs} - set(before)
+    models = {name for name, _ in law.pairs} - set(before)
+    added = [name for name in named.hardware if name not in hardware]
+    return added or [name for name in named.models if name not in models]
 
 
 def _scatter(

@@ -14,6 +14,7 @@ from harness.errors import FitError
 
 SMALL, LARGE = face_data.MODELS
 NEW = "Qwen/Qwen3-14B"
+HOPPER = "H100-SXM5-80GB"
 
 
 class Shared:
@@ -78,6 +79,31 @@ def test_a_model_of_the_catalog_is_chosen_for_on_the_known_gpu_types(pooled, tab
     # 40 heads are not shared by 16 GPUs, and a node has 8.
     assert {c.tensor_parallel for c in answer.candidates} == {1, 2, 4, 8}
     assert max(c.num_gpus for c in answer.candidates) == 8
+
+
+class Silent:
+    """The same law, which does not say what its rows share."""
+
+    def __init__(self, law) -> None:
+        self.law = law
+
+    def __getattr__(self, name: str):
+        return getattr(self.law, name)
+
+
+def test_candidates_that_err_alike_have_a_smaller_regret_bound(table) -> None:
+    from energylens.facts import facts_for
+    from fitting.pooling import fit_pooled
+
+    rows = table.groupby(["model_id", "hardware"]).head(80)
+    shared = fit_pooled(rows, facts_for(rows))
+    told, silent = (
+        recommend(Fit([], form="energylens12", pooled=[law]), request(hardware=(HOPPER,)), table)
+        for law in (shared, Silent(shared))
+    )
+    assert told.regret_bound < 0.5 * silent.regret_bound
+    assert told.best.probability_best > silent.best.probability_best
+    assert told.best.total_energy_hi_j == pytest.approx(silent.best.total_energy_hi_j)
 
 
 def test_a_gpu_type_of_the_catalog_is_one_if_asked_for(pooled, table) -> None:

@@ -238,5 +238,8 @@ def test_parameters_of_a_pair_have_units_and_intervals(law):
 def test_formula_fits_the_screen(law):
     text = law.formula()
     assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) <= 25
+    known = {row["name"]: row for row in law.to_dict()["shared"]}
+    assert set(known["decode_weights"]["apart"]) == {*law.levels.names[1:], "pair"}
     assert "decode_weights" in text
     assert "360 projected rows" in text

@@ -61,6 +61,39 @@ def test_unknown_groups_add_their_prior():
     )
 
 
+def test_the_last_level_is_eliminated_exactly():
+    """Four levels that cross, the last one finer: effects and spreads as in one dense system."""
+    rng = np.random.default_rng(4)
+    labels = [("", m, h, f"{m[0]} on {h}") for m in ("ab", "ac", "d") for h in "xyz"][:-1]
+    levels = levels_of(("all", "model", "gpu", "cell"), labels)
+    n, groups, pairs = 2, len(levels.groups), len(labels)
+    root = rng.standard_normal((pairs, 3, n))
+    information = root.transpose(0, 2, 1) @ root
+    pull = rng.standard_normal((pairs, n))
+    prior, own = rng.uniform(0.2, 1.0, (groups, n)), np.array([0.3, 0.2])
+    found = posterior(information, pull, levels.member, prior, own)
+    picks = np.zeros((pairs, n, (groups + pairs) * n))
+    for p in range(pairs):
+        for g in [*levels.member[p], groups + p]:
+            picks[p, :, g * n : (g + 1) * n] = np.eye(n)
+    size = np.concatenate([prior, np.tile(own, (pairs, 1))]).ravel()
+    matrix = np.einsum("pia,pij,pjb->ab", picks, information, picks) + np.diag(size**-2.0)
+    wide = np.linalg.inv(matrix)
+    effects = (wide @ np.einsum("pia,pi->a", picks, pull)).reshape(-1, n)
+    np.testing.assert_allclose(found.effects, effects[:groups], atol=1e-10)
+    np.testing.assert_allclose(found.own, effects[groups:], atol=1e-10)
+    variance = np.diag(wide).reshape(-1, n)
+    first = len(found.covariance)
+    for g in range(first, groups):
+        np.testing.assert_allclose(found.last_variance(g), variance[g], atol=1e-10)
+    for p in range(pairs):
+        np.testing.assert_allclose(
+            found.pair_covariance(p, levels.member[p], prior[:4]),
+            picks[p] @ wide @ picks[p].T,
+            atol=1e-10,
+        )
+
+
 def _prepared():
     rows = prepared(head(table(seed=2), 8)).assign(precision="fp8", visual_tokens=64)
     named = label_rows(rows)
