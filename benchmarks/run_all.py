@@ -36,12 +36,28 @@ def main() -> None:
         command = [sys.executable, "-m", "energylens", "run", "sweeps/quickstart.yaml"]
         subprocess.run([*command, "--out", run], check=True, stdout=subprocess.DEVNULL)
         show("fit_speed.py", run)
+        show("intervals.py", run)
         show("selection.py", run)
+        show("pooling.py", run)
+        show("design.py", run, "--methods", "random", "lhs", "regret", "--rows", "12", "25", "50")
+        if DATA.is_dir():
+            published = f"{folder}/published"
+            command = [sys.executable, "-m", "energylens", "import", "mlenergy"]
+            source = str(DATA / "mlenergy_v3" / "models")
+            subprocess.run(
+                [*command, source, "--out", published], check=True, stdout=subprocess.DEVNULL
+            )
+            show("serving.py", published)
+            show("diffusion.py", published)
     if DATA.is_dir():
+        show("operators.py", str(DATA / "aiconfigurator_ops" / "ops.parquet"))
         show("twin_power.py", str(DATA / "aiconfigurator_ops"))
         show("twin_end_to_end.py", str(DATA))
     else:
-        print(f"skipped: twin_power.py and twin_end_to_end.py need the data sets at {DATA}")
+        print(
+            "skipped: serving.py, diffusion.py, operators.py, twin_power.py and "
+            f"twin_end_to_end.py need the data sets at {DATA}"
+        )
 
 
 if __name__ == "__main__":

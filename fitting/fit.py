@@ -16,6 +16,7 @@ from fitting.intervals import METHODS
 from fitting.laws import KINDS, PooledLaw, batch_rows, fit_pooled_laws
 from fitting.pairfit import PairFit, fit_pair
 from fitting.rows import Group, Left, fingerprint, pairs, sample_order, usable
+from fitting.threads import one_thread
 from harness.store import FitError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ BATCH_LAW = "energylens_pooled"
 _ENERGY_NAMES = ("total_energy", "energy")
 
 
+@one_thread()
 def fit_frame(
     frame: pd.DataFrame,
     *,

@@ -15,6 +15,7 @@ from fitting.facts import Facts
 from fitting.forms import get_form
 from fitting.rows import CONFIGURATION, row_hash, usable
 from fitting.scenarios import WORKLOAD
+from fitting.threads import one_thread
 from harness.store import FitError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ FACTS = (
 )
 
 
+@one_thread()
 def design(
     candidates: pd.DataFrame,
     facts: Facts | None = None,

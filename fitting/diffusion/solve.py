@@ -17,6 +17,7 @@ from fitting.diffusion.law import (
 )
 from fitting.diffusion.work import covered, diffusion_rows
 from fitting.facts import Facts
+from fitting.threads import one_thread
 from fitting.work import column
 from harness.store import FitError
 
@@ -47,6 +48,7 @@ LEAST_ROWS = 2 * len(PARAMETERS)
 LEVEL = 0.95
 
 
+@one_thread()
 def fit_diffusion(rows: pd.DataFrame, facts: Facts, *, intervals: bool = True) -> DiffusionLaw:
     """Fit the law to image and video rows of all models and GPU types together.
 

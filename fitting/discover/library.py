@@ -298,7 +298,7 @@ SERVING = Library(
     shipped=(),
     unit="J",
 )
-"""Terms of serving runs without lengths: joules for one output token. What `fitting.serving` ships is
-made of times and powers, no sum of such terms."""
+"""Terms of serving runs without lengths: joules for one output token. What `fitting.serving` ships
+is made of times and powers, no sum of such terms."""
 
 LIBRARIES = {"prefill": PREFILL, "decode": DECODE, "total": TOTAL, "serving": SERVING}

@@ -30,6 +30,7 @@ from fitting.discover.result import (
 from fitting.discover.structure import Structure, bic, relative_error
 from fitting.discover.termlaw import term_law
 from fitting.discover.units import unit, violations
+from fitting.threads import one_thread
 from harness.store import FitError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ DRAWS = 20
 """Bootstrap draws for inclusion frequencies."""
 
 
+@one_thread()
 def discover_frame(
     frame: pd.DataFrame,
     *,

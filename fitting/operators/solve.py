@@ -11,6 +11,7 @@ from fitting.facts import HardwareFacts
 from fitting.operators.law import Basis, Local, OperatorLaw, OperatorLaws, Weights, bumps
 from fitting.operators.rates import energy, fit_rates, rates_of
 from fitting.operators.work import OPERATORS, demand, kernels
+from fitting.threads import one_thread
 from fitting.work import column
 from harness.store import FitError
 
@@ -36,6 +37,7 @@ HEIGHTS = (0.02, 0.1, 0.4)
 LEAST_ROWS = 20
 
 
+@one_thread()
 def fit_operators(rows: pd.DataFrame, hardware: Mapping[str, HardwareFacts]) -> OperatorLaws:
     """Fit one law an operator to the rows of one GPU type (or several, taken as one by datasheet).
 

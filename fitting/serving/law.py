@@ -20,6 +20,7 @@ from fitting.serving.effects import (
 from fitting.serving.shapes import shapes_of, text
 from fitting.serving.solve import fit_shared
 from fitting.serving.terms import PARAMETERS, Tasks, log_energy, task_values, values
+from fitting.threads import one_thread
 from fitting.work import column
 from harness.store import FitError
 
@@ -227,6 +228,7 @@ def serving_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[keep]
 
 
+@one_thread()
 def fit_serving(
     rows: pd.DataFrame, facts: Facts | None = None, *, shared: ServingLaw | None = None
 ) -> ServingLaw:
