@@ -98,15 +98,6 @@ Update = Callable[[Any, "pd.DataFrame", "pd.DataFrame", Question], Any]
 """Return a law after a few rows: (law, training rows, few rows, question) -> law."""
 
 
-Covers = Callable[[Any, "pd.DataFrame", "Facts"], "NDArray[np.bool_]"]
-"""Say which rows a law can answer for, with the facts of names that it has not seen."""
-
-
-def covered_rows(law: Any, frame: pd.DataFrame, facts: Facts) -> NDArray[np.bool_]:
-    """Return what the law itself says that it covers, shape (rows,)."""
-    return np.asarray(law.covers(frame, facts), dtype=bool)
-
-
 def ask_total(law: Any, frame: pd.DataFrame, facts: Facts) -> Answer:
     """Return the total energy of rows with its interval, J."""
     table = law.predict_phases(frame, facts)
@@ -126,8 +117,8 @@ class Shared:
         Rows it was fitted to.
     question
         What is asked.
-    ask, update, covers
-        How it is asked, how it takes a few rows more, and for which rows it can answer.
+    ask, update
+        How it is asked, and how it takes a few rows more.
     """
 
     law: Any
@@ -135,7 +126,6 @@ class Shared:
     question: Question
     ask: Ask
     update: Update
-    covers: Covers
 
     def updated(self, rows: pd.DataFrame) -> Shared:
         """Return the law after a few rows more."""
@@ -144,7 +134,7 @@ class Shared:
     def answer(self, frame: pd.DataFrame) -> Answer:
         """Predict the rows that the law covers."""
         facts = self.question.facts
-        covered = self.covers(self.law, frame, facts)
+        covered = np.asarray(self.law.covers(frame, facts), dtype=bool)
         if covered.all():
             return self.ask(self.law, frame, facts)
         energy, low, high = (np.full(len(frame), np.nan) for _ in range(3))
@@ -158,7 +148,6 @@ def shared(
     fit: Callable[[pd.DataFrame, Facts], Any],
     update: Update,
     ask: Ask = ask_total,
-    covers: Covers = covered_rows,
 ) -> Method:
     """Return the method of a shared law.
 
@@ -166,11 +155,11 @@ def shared(
     ----------
     fit
         Takes rows and facts, returns the law.
-    update, ask, covers
+    update, ask
         As in `Shared`.
     """
 
     def learn(train: pd.DataFrame, question: Question) -> Shared:
-        return Shared(fit(train, question.facts), train, question, ask, update, covers)
+        return Shared(fit(train, question.facts), train, question, ask, update)
 
     return learn

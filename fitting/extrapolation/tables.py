@@ -191,19 +191,12 @@ def _update_diffusion(law: Any, train: pd.DataFrame, rows: pd.DataFrame, questio
     import pandas as pd
 
     if question.kind in ("hardware", "model"):
-        return law.adapted(rows)
+        return law.adapted(rows, question.facts)
     return _fit_diffusion(pd.concat([train, rows]), question.facts)
 
 
-def _diffusion_covers(law: Any, frame: pd.DataFrame, facts: Facts) -> NDArray[np.bool_]:
-    """Return the rows of generation that the law covers: it keeps all facts it was given."""
-    return np.asarray(law.covers(frame), dtype=bool)
-
-
 def _diffusion_methods(kind: str) -> dict[str, Method]:
-    return {
-        DIFFUSION: shared(_fit_diffusion, _update_diffusion, covers=_diffusion_covers)
-    } | _baselines()
+    return {DIFFUSION: shared(_fit_diffusion, _update_diffusion)} | _baselines()
 
 
 def _valid(frame: pd.DataFrame) -> NDArray[np.bool_]:

@@ -98,9 +98,12 @@ def test_the_report_draws_the_curve_and_the_levers(printed: str, copy: Path) -> 
     assert all(len(row["cells"]) == len(shown["classes"]) for row in shown["overview"])
 
 
-def test_one_budget_has_no_curve_and_facts_come_from_the_catalog(copy: Path, table) -> None:
+def test_one_budget_has_no_curve_and_facts_come_from_the_catalog(
+    run_folder: Path, tmp_path: Path, table
+) -> None:
+    own = Path(shutil.copytree(run_folder, tmp_path / "run"))
     data = evaluate_run(
-        copy, methods=("energylens12", "llmcarbon"), classes=("S1",), frame=table
+        own, methods=("energylens12", "llmcarbon"), classes=("S1",), frame=table
     ).to_dict()
     assert curves(data) is None
     known = {row["method"] for row in data["scores"]}
