@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,26 @@ from energylens.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A result of one run, and where it was kept.
+
+    Attributes
+    ----------
+    data
+        The result as plain values, with the fingerprint of the measurements.
+    saved_to
+        The file it was written to; None where the folder cannot be written.
+    """
+
+    data: dict[str, Any]
+    saved_to: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        return self.data
 
 
 def read_beside(path: Path, version: int, frame: pd.DataFrame) -> dict[str, Any] | None:

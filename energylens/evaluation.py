@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energylens.beside import read_beside, save_beside
+from energylens.beside import Beside, read_beside, save_beside
 from energylens.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -21,27 +20,6 @@ OURS = "energylens"
 SERVING = "energylens_serving"
 
 
-@dataclass(frozen=True, slots=True)
-class RunEvaluation:
-    """Scores of every method on one run.
-
-    Attributes
-    ----------
-    data
-        What `to_dict` returns: scores, notes, divergence, levers, predictions of our law, and
-        the fingerprint of the measurements.
-    saved_to
-        The file it was written to; None where the folder cannot be written.
-    """
-
-    data: dict[str, Any]
-    saved_to: Path | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain values."""
-        return self.data
-
-
 def evaluate_run(
     directory: Path,
     *,
@@ -51,7 +29,7 @@ def evaluate_run(
     seeds: int = 1,
     frame: pd.DataFrame | None = None,
     hold_out: float = 0.0,
-) -> RunEvaluation:
+) -> Beside:
     """Evaluate a run folder and write `DIR/evaluation.json`.
 
     Parameters
@@ -101,7 +79,7 @@ def evaluate_run(
             "seconds": time.perf_counter() - began_s,
         }
     )
-    return RunEvaluation(data, save_beside(directory / FILE, data))
+    return Beside(data, save_beside(directory / FILE, data))
 
 
 def saved_evaluation(directory: Path, frame: pd.DataFrame) -> dict[str, Any] | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energylens.beside import read_beside, save_beside
+from energylens.beside import Beside, read_beside, save_beside
 from energylens.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -18,27 +18,6 @@ if TYPE_CHECKING:
 
 FILE = "extrapolation.json"
 VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class RunExtrapolation:
-    """What was held out of a run, and how well each method did without it.
-
-    Attributes
-    ----------
-    data
-        What `to_dict` returns: the table of `fitting.extrapolate`, verdicts, notes, what was
-        asked, and the fingerprint of the measurements.
-    saved_to
-        The file it was written to; None where the folder cannot be written.
-    """
-
-    data: dict[str, Any]
-    saved_to: Path | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain values."""
-        return self.data
 
 
 def extrapolate_run(
@@ -52,7 +31,7 @@ def extrapolate_run(
     rows_in_total: bool = False,
     thresholds: Thresholds | None = None,
     frame: pd.DataFrame | None = None,
-) -> RunExtrapolation:
+) -> Beside:
     """Hold names out of a run folder in turn and write `DIR/extrapolation.json`.
 
     Parameters
@@ -104,7 +83,7 @@ def extrapolate_run(
             "total_seconds": time.perf_counter() - began_s,
         }
     )
-    return RunExtrapolation(data, save_beside(directory / FILE, data))
+    return Beside(data, save_beside(directory / FILE, data))
 
 
 def saved_extrapolation(directory: Path, frame: pd.DataFrame) -> dict[str, Any] | None:

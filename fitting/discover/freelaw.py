@@ -58,7 +58,7 @@ class FreeLaw:
 
     def variables(self, problem: Problem) -> dict[str, Array]:
         """Return the values of its variables."""
-        known = problem.inputs if self.inputs == "inputs" else problem.ratios
+        known = problem.variables(self.inputs)
         return problem.inputs_of({name: known[name] for name in self.terms})
 
     def fit(self, problem: Problem) -> Array:

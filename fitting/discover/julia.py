@@ -25,6 +25,7 @@ SETUP = f"{INSTALL}, then once with a network connection {RESOLVE} (it downloads
 
 _QUESTION = """
 import json, sys
+# Whatever juliapkg raises means no: it is asked what it has, and the answer names what is missing.
 answer = {"resolved": False, "julia": None}
 from juliapkg import deps
 from juliapkg.find_julia import find_julia

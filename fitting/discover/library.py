@@ -178,7 +178,7 @@ _DECODE_FACTORS: dict[str, tuple[str, ...]] = {
     "visual": ("",),
     "square": ("",),
 }
-_WRONG = ("prompt", "square", "all_weights")
+_WRONG = {"prefill": ("prompt", "square"), "decode": ("prompt", "square", "all_weights", "visual")}
 
 _SPECIAL = {
     "reading x sharded": "cost*w*cover*t**e + kv*b*ctx + 2*state*b",
@@ -208,7 +208,7 @@ def _terms(
                     _SPECIAL.get(name, product),
                     per,
                     f"{meaning}, {how}" if how else meaning,
-                    size not in wrong and not (size == "visual" and "ctx" in str(sizes)),
+                    size not in wrong,
                 )
             )
     return tuple(found)
@@ -219,7 +219,7 @@ def _group(text: str) -> str:
 
 
 PREFILL = Library(
-    terms=_terms(_PREFILL, _PREFILL_FACTORS, _WRONG),
+    terms=_terms(_PREFILL, _PREFILL_FACTORS, _WRONG["prefill"]),
     fronts=(
         Front("one pass", "d"),
         Front("working passes", "d*k"),
@@ -233,7 +233,7 @@ PREFILL = Library(
 """Terms of prefill; the energy is front x sum of terms."""
 
 DECODE = Library(
-    terms=_terms(_DECODE, _DECODE_FACTORS, _WRONG),
+    terms=_terms(_DECODE, _DECODE_FACTORS, _WRONG["decode"]),
     fronts=(
         Front("one pass", "d*s"),
         Front("working passes", "d*s*k"),

@@ -69,7 +69,7 @@ class OperonEngine:
         inputs: str = "inputs",
     ) -> Found:
         """Search a few groups each by itself, then keep what serves the groups together."""
-        known = problem.inputs_of(problem.inputs if inputs == "inputs" else problem.ratios)
+        known = problem.inputs_of(problem.variables(inputs))
         matrix = np.column_stack(list(known.values()))
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(problem.names))

@@ -138,6 +138,10 @@ class Problem:
                 found[name] = read(variable.definition)(found)
         return found
 
+    def variables(self, inputs: str) -> Mapping[str, Variable]:
+        """Return what a free search may use: work terms (`inputs`) or pure numbers (`ratios`)."""
+        return self.inputs if inputs == "inputs" else self.ratios
+
     def inputs_of(self, variables: Mapping[str, Variable]) -> dict[str, Array]:
         """Return work terms or ratios, with reduced precision at its known factors."""
         known = self.known({})

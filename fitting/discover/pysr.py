@@ -53,14 +53,12 @@ class PysrEngine:
         inputs: str = "inputs",
     ) -> Found:
         """Search a few groups at once: one structure, parameters for each."""
-        known = problem.inputs_of(problem.inputs if inputs == "inputs" else problem.ratios)
+        known = problem.inputs_of(problem.variables(inputs))
         names = list(known)
         n = len(problem.names)
         drawn = np.random.default_rng(seed).choice(n, min(GROUPS, n), replace=False)
         some = problem.keep_groups(np.sort(drawn))
-        columns = np.column_stack(
-            list(some.inputs_of(problem.inputs if inputs == "inputs" else problem.ratios).values())
-        )
+        columns = np.column_stack(list(some.inputs_of(problem.variables(inputs)).values()))
         scale = np.maximum(np.abs(columns).max(axis=0), 1e-300)
         with tempfile.TemporaryDirectory(prefix="energylens-pysr-") as text:
             folder = Path(text)

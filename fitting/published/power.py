@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,13 +25,13 @@ class _PowerLaw(PublishedLaw):
     knows_latency = True
     grid: ClassVar[Sequence[Sequence[float]]] = ()
 
+    @abstractmethod
     def power(self, values: Array, inputs: Array) -> Array:
         """Return the mean power of a GPU, W, for inputs of shape (inputs, rows)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self, rows: pd.DataFrame, facts: Facts) -> Array:
         """Return what the power depends on, shape (inputs, rows)."""
-        raise NotImplementedError
 
     def _fit(self, rows: pd.DataFrame, facts: Facts) -> Array:
         from scipy.optimize import least_squares

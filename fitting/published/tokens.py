@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -19,9 +20,9 @@ class _Lengths(PublishedLaw):
 
     relative: ClassVar[bool] = True
 
+    @abstractmethod
     def terms(self, n: Array, m: Array) -> Array:
         """Return the terms of the energy of one request, shape (rows, parameters)."""
-        raise NotImplementedError
 
     def _fit(self, rows: pd.DataFrame, facts: Facts) -> Array:
         energy = column(rows, "total_energy_j") / column(rows, "batch")
