@@ -64,7 +64,37 @@ class ImportDataError(EnergyLensError):
 
 
 class EngineError(EnergyLensError):
-    """An engine is unknown, missing or refuses a deployment."""
+    """An engine is unknown, missing or refuses a deployment or a workload.
+
+    Attributes
+    ----------
+    kind
+        Reason code of the rows that it ends; empty where the place it was met in decides.
+    """
+
+    kind = ""
+
+
+class OutOfMemoryError(EngineError):
+    """A model or a workload does not fit into the memory of the devices."""
+
+    kind = "out_of_memory"
+
+
+class NotSupportedError(EngineError):
+    """The engine cannot run this model, precision, modality or input size at all."""
+
+    kind = "not_supported"
+
+
+class TimedOutError(EngineError):
+    """A workload takes longer than its budget allows."""
+
+    kind = "timed_out"
+
+
+class MeterError(EnergyLensError):
+    """A power sensor cannot be read: no driver, no permission, MIG, a lost device."""
 
 
 class RunError(EnergyLensError):

@@ -1,8 +1,9 @@
 """Phase energies with intervals from repeated windows.
 
 Prefill is measured in windows of its own and the whole in windows of its own. Decode comes from
-inside the whole windows, between the first token and the last, where the counter is fine enough;
-otherwise it is the whole minus the prefill. Both ways are compared (additivity).
+windows of its own where the engine can repeat it; else from inside the whole windows, between the
+first token and the last, where the counter is fine enough; otherwise it is the whole minus the
+prefill. The ways are compared: prefill and decode must add up to the whole (additivity).
 
 With three repeats a standard deviation is itself poorly known. The repeats of all workloads of a
 launch share engine, devices and protocol, so their relative scatter is pooled and each
@@ -14,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
+from harness.meters.student import median_variance_ratio, student_t95
 
 PRIOR_WEIGHT = 6.0
 """Degrees of freedom that the pooled scatter of a launch is worth beside a workload's own."""
@@ -32,8 +34,8 @@ class PhaseSamples:
     prefill_j, full_j
         (repeats,) from prefill windows and from whole windows.
     decode_j
-        (repeats,) between first and last token inside the whole windows; NaN where the decode
-        phase is too short against the counter.
+        (repeats,) from decode windows, or between first and last token inside the whole
+        windows; NaN where the decode phase is too short against the counter.
     sensor_stderr_j
         One standard deviation that the sensor alone adds to one repeat: prefill, decode, full.
     """
@@ -57,16 +59,21 @@ class PhaseEnergies:
     additivity: float
     """(prefill + decode) / whole - 1."""
     additive: bool
-    """Whether that residual lies inside three of its standard deviations."""
+    """Whether that residual lies inside three of its standard deviations, or the tolerance."""
 
 
-def combine_repeats(workloads: Sequence[PhaseSamples]) -> list[PhaseEnergies]:
+def combine_repeats(
+    workloads: Sequence[PhaseSamples], *, tolerance: float = 0.0
+) -> list[PhaseEnergies]:
     """Means and intervals of every workload of a launch.
 
     Parameters
     ----------
     workloads
-        One entry a workload; all with the same number of repeats, at least one.
+        One entry a workload, each with at least one repeat.
+    tolerance
+        Share of the whole by which prefill and decode may miss it, whatever the errors say: a
+        decode window is not quite what decode is inside a whole run.
 
     Returns
     -------
@@ -97,49 +104,34 @@ def combine_repeats(workloads: Sequence[PhaseSamples]) -> list[PhaseEnergies]:
                 f_mean,
                 t * f_se,
                 residual / f_mean if f_mean > 0 else float("nan"),
-                bool(abs(residual) <= 3 * residual_se),
+                bool(abs(residual) <= max(3 * residual_se, tolerance * f_mean)),
             )
         )
     return out
 
 
-def _pooled_variance(values: Sequence[npt.NDArray[np.float64]]) -> tuple[float, int]:
-    """Median relative variance over the workloads, and the degrees of freedom of one of them."""
-    relative = [
-        float(np.var(v, ddof=1) / np.mean(v) ** 2) for v in values if v.size > 1 and np.mean(v) > 0
-    ]
-    if not relative:
-        return 0.0, 0
-    repeats = values[0].size
+def _pooled_variance(values: Sequence[npt.NDArray[np.float64]]) -> float:
+    """Typical relative variance of one repeat over the workloads; 0 where none has two."""
     # The median of a chi-square over its degrees of freedom is below its mean: undo that.
-    return float(np.median(relative)) / _median_chi2(repeats - 1), repeats - 1
-
-
-@lru_cache(maxsize=64)
-def _median_chi2(degrees: int) -> float:
-    from scipy.stats import chi2
-
-    return float(chi2.median(degrees) / degrees)
-
-
-@lru_cache(maxsize=256)
-def _t95(degrees: float) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, degrees))
+    relative = [
+        float(np.var(v, ddof=1) / np.mean(v) ** 2) / median_variance_ratio(v.size - 1)
+        for v in values
+        if v.size > 1 and np.mean(v) > 0
+    ]
+    return float(np.median(relative)) if relative else 0.0
 
 
 def _mean_and_error(
-    values: npt.NDArray[np.float64], pooled: tuple[float, int], sensor_stderr_j: float
+    values: npt.NDArray[np.float64], pooled: float, sensor_stderr_j: float
 ) -> tuple[float, float, float]:
     """Mean, standard error and the factor that makes it a 95 % interval."""
     mean = float(values.mean())
     repeats = values.size
     floor = sensor_stderr_j / np.sqrt(repeats)
     if repeats < 2:
-        return mean, float(max(floor, np.sqrt(pooled[0]) * abs(mean))), _t95(1e6)
-    prior = PRIOR_WEIGHT if pooled[0] > 0 else 0.0
+        return mean, float(max(floor, np.sqrt(pooled) * abs(mean))), student_t95(1e6)
+    prior = PRIOR_WEIGHT if pooled > 0 else 0.0
     own = float(np.var(values, ddof=1))
     degrees = repeats - 1 + prior
-    variance = ((repeats - 1) * own + prior * pooled[0] * mean**2) / degrees
-    return mean, float(max(np.sqrt(variance / repeats), floor)), _t95(degrees)
+    variance = ((repeats - 1) * own + prior * pooled * mean**2) / degrees
+    return mean, float(max(np.sqrt(variance / repeats), floor)), student_t95(degrees)

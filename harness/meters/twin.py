@@ -89,7 +89,10 @@ class TwinMeter:
     seed
         Seed of the reading noise.
     sensor
-        Period of the counter, polling period and spread of the gains.
+        What is believed of the sensor: periods, polling period, spread of the gains.
+    behaviour
+        What the sensor really does, where that differs from what is believed: period, lag,
+        averaging of power, the share of time in which it looks. For tests.
     noise_w
         One standard deviation of the instant power reading.
     faults
@@ -97,6 +100,9 @@ class TwinMeter:
     """
 
     name = "twin"
+    has_power = True
+    simulated = True
+    scope = "gpu"
 
     def __init__(
         self,
@@ -106,17 +112,20 @@ class TwinMeter:
         *,
         seed: int,
         sensor: SensorFacts | None = None,
+        behaviour: SensorFacts | None = None,
         noise_w: float = 2.0,
         faults: SensorFaults | None = None,
     ) -> None:
         self._sensor = sensor or SensorFacts(
-            counter_period_s=0.1, poll_period_s=0.05, gain_error=0.005
+            counter_period_s=0.1, poll_period_s=0.05, gain_error=0.005, origin="simulated"
         )
         self.gpu_uuids = tuple(f"TWIN-{hardware}-{i}" for i in range(devices))
+        self._behaviour = behaviour or self._sensor
         # A device keeps its gain and its counter phase for life, whatever the seed of the run.
         fixed = [np.random.default_rng(zlib.crc32(uuid.encode())) for uuid in self.gpu_uuids]
         self._gain = np.array([1 + self._sensor.gain_error * g.standard_normal() for g in fixed])
-        self._phase_s = np.array([g.random() for g in fixed]) * self._sensor.counter_period_s
+        self._phase_s = np.array([g.random() for g in fixed])
+        self._phase_s *= self._behaviour.counter_period_s
         self._idle_power_w = idle_power_w
         self._noise_w = noise_w
         self._rng = np.random.default_rng(seed)
@@ -133,6 +142,16 @@ class TwinMeter:
         self._segments.append(segment)
         del self._segments[:-4]
 
+    def read_host(self, start_ns: int, end_ns: int) -> float | None:
+        """A projected host is not projected: None."""
+        return None
+
+    def wait_for_tick(self) -> None:
+        """Virtual time does not pass by waiting."""
+
+    def close(self) -> None:
+        """Nothing runs, so nothing has to end."""
+
     def read(self, start_ns: int, end_ns: int) -> Samples:
         """Polls from four counter periods before `start_ns` to four after `end_ns`."""
         sensor = self._sensor
@@ -143,23 +162,45 @@ class TwinMeter:
         t_ns = np.arange(first, end_ns + margin_ns + poll_ns, poll_ns, dtype=np.int64)
         origin_ns = int(t_ns[0])
         t_s = (t_ns - origin_ns) / 1e9
-        period = sensor.counter_period_s
-        # Last update before each poll, per device: (devices, polls).
-        updates = np.floor((t_s[None, :] - self._phase_s[:, None]) / period) * period
-        updates += self._phase_s[:, None]
-        energy_j = self._cumulative(updates.ravel(), origin_ns).reshape(updates.shape)
-        # Instant power: the mean over one poll period before the poll.
+        energy_j = self._counters_j(t_s, origin_ns)
         power_w = np.empty((len(self.gpu_uuids), t_s.size))
-        power_w[:] = (
-            self._cumulative(t_s, origin_ns)
-            - self._cumulative(t_s - sensor.poll_period_s, origin_ns)
-        ) / sensor.poll_period_s
+        power_w[:] = self._power_w(t_s, origin_ns)
         power_w *= self._gain[:, None]
         power_w += self._noise_w * self._rng.standard_normal(power_w.shape)
         counter_mj = np.floor(energy_j * self._gain[:, None] * 1e3)
         throttle = np.zeros(counter_mj.shape, dtype=np.int64)
         samples = Samples(t_ns, self.gpu_uuids, np.maximum(power_w, 0), counter_mj, throttle)
         return samples if self._faults is None else _with_faults(samples, self._faults)
+
+    def _counters_j(self, t_s: npt.NDArray[np.float64], origin_ns: int) -> npt.NDArray[np.float64]:
+        """What the counter of each device holds at each poll, before gain and rounding."""
+        period, lag_s = self._behaviour.counter_period_s, self._behaviour.lag_s
+        # Last update before each poll, per device: (devices, polls).
+        number = np.floor((t_s[None, :] - self._phase_s[:, None]) / period)
+        updates = number * period + self._phase_s[:, None] - lag_s
+        share = self._behaviour.sampled_fraction
+        if share >= 1:
+            return self._cumulative(updates.ravel(), origin_ns).reshape(updates.shape)
+        out = np.empty(updates.shape)
+        for i, phase_s in enumerate(self._phase_s):
+            first = number[i, 0]
+            ticks = np.arange(first, number[i, -1] + 1) * period + phase_s - lag_s
+            seen = self._cumulative(ticks, origin_ns)
+            seen -= self._cumulative(ticks - share * period, origin_ns)
+            out[i] = np.cumsum(seen / share)[(number[i] - first).astype(np.int64)]
+        return out
+
+    def _power_w(self, t_s: npt.NDArray[np.float64], origin_ns: int) -> npt.NDArray[np.float64]:
+        """Power reading of one device at each poll: a trailing mean, as wide as a poll at least."""
+        facts = self._behaviour
+        width_s = max(facts.power_averaging_s, self._sensor.poll_period_s)
+        when = t_s - facts.lag_s
+        if np.isfinite(facts.power_period_s):
+            when = np.floor(when / facts.power_period_s) * facts.power_period_s
+        if facts.sampled_fraction < 1:
+            width_s = facts.sampled_fraction * facts.counter_period_s
+        before = self._cumulative(when - width_s, origin_ns)
+        return (self._cumulative(when, origin_ns) - before) / width_s
 
     def _cumulative(
         self, seconds: npt.NDArray[np.float64], origin_ns: int
