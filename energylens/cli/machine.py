@@ -1,4 +1,4 @@
-"""`doctor` and `status`: what this machine can do, and how a run is getting on."""
+"""`status`: how a run is getting on."""
 
 from __future__ import annotations
 
@@ -9,53 +9,7 @@ from energylens.cli.output import console, print_json, table
 from energylens.units import NOTHING, count, duration, energy, quantity
 
 if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
-
-    from energylens.doctor import Diagnosis
     from energylens.status import Status
-
-_MARK = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "no": "[red]no  [/]", "info": "    "}
-
-
-def doctor(as_json: JsonOption = False) -> None:
-    """Say what this machine can measure and project, and what is in the way."""
-    from energylens.doctor import diagnose
-
-    found = diagnose()
-    if as_json:
-        print_json(found)
-    else:
-        _print_diagnosis(found)
-
-
-def _print_diagnosis(found: Diagnosis) -> None:
-    from rich.text import Text
-
-    out = console()
-    for section in found.sections:
-        out.print(f"\n[bold]{section.title}[/]")
-        for check in section.checks:
-            text = Text.assemble((f"{check.name}: ", "bold"), check.text)
-            if check.fix:
-                text.append(f"\nwhat to do: {check.fix}", style="dim")
-            out.print(_marked(_MARK[check.state], text))
-    out.print("\n[bold]Verdict[/]")
-    for verdict in found.verdicts:
-        mark = "[green]yes [/]" if verdict.yes else "[red]no  [/]"
-        out.print(_marked(mark, Text.assemble((verdict.question, "bold"), f": {verdict.reason}")))
-
-
-def _marked(mark: str, text: Text) -> Table:
-    """Put a mark in front of a text that folds under itself."""
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=1)
-    grid.add_column(width=4)
-    grid.add_column(overflow="fold")
-    grid.add_row("", mark, text)
-    return grid
 
 
 def status(directory: RunArgument, as_json: JsonOption = False) -> None:
@@ -69,6 +23,12 @@ def status(directory: RunArgument, as_json: JsonOption = False) -> None:
         _print_status(found)
 
 
+def _energy(found: Status) -> str:
+    if found.energy_j is None and found.time_only:
+        return "no power meter"
+    return energy(found.energy_j)
+
+
 def _print_status(found: Status) -> None:
     out = console()
     out.print(f"[bold]{found.sweep or found.path}[/]  {found.state}")
@@ -77,11 +37,12 @@ def _print_status(found: Status) -> None:
         ("done", count(found.done)),
         ("  valid", count(found.valid)),
         ("  flagged", count(found.flagged)),
+        *([("  times only", count(found.time_only))] if found.time_only else []),
         ("failed", count(found.failed)),
         ("remaining", count(found.remaining)),
         ("rate", f"{quantity(found.rate_per_s)} tasks/s" if found.rate_per_s else NOTHING),
         ("time left", duration(found.eta_s)),
-        ("energy of the work", energy(found.energy_j)),
+        ("energy of the work", _energy(found)),
     ]
     out.print(table([("tasks", "<"), ""], rows))
     if found.failures:

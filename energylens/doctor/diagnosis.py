@@ -62,7 +62,7 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at this machine; starts nothing, changes nothing."""
-    from energylens.doctor import devices, engines, host
+    from energylens.doctor import devices, engines, host, sensors
 
     gpu_section, can_measure, why = devices.nvidia()
     engine_section, projects, systems = engines.engines()
@@ -70,6 +70,7 @@ def diagnose() -> Diagnosis:
         host.software(),
         host.machine(),
         gpu_section,
+        sensors.cached_section(),
         devices.amd(),
         devices.cpu_energy(),
         host.cluster(),
