@@ -9,6 +9,7 @@ from harness.engines.base import Engine, Phase, RunStamps, Session
 from harness.errors import EngineError
 
 _REGISTRY: dict[str, str] = {
+    "transformers": "harness.engines.transformers.engine:TransformersEngine",
     "twin": "harness.engines.twin.engine:TwinEngine",
 }
 
@@ -24,24 +25,34 @@ def load_engine(name: str, **options: Any) -> Engine:
     Parameters
     ----------
     name
-        One of `known_engines()`.
+        One of `known_engines()`, or `MODULE:CLASS` for an engine outside of this package.
     options
         Arguments of the engine.
 
     Raises
     ------
     EngineError
-        If no engine of that name is registered.
+        If there is no engine of that name, or it takes no such option.
     """
+    module, colon, attribute = _REGISTRY.get(name, name).partition(":")
     try:
-        module, attribute = _REGISTRY[name].split(":")
-    except KeyError:
+        if not colon:
+            raise ImportError(f"there is no engine {name!r} to run with")
+        make = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
         raise EngineError(
-            f"there is no engine {name!r} to run with",
+            str(error),
+            where=f"engine {name!r}",
             fix=f"run with: {', '.join(known_engines())}; for other engines a sweep can be "
             "planned (energylens plan), not run",
-        ) from None
-    engine: Engine = getattr(import_module(module), attribute)(**options)
+        ) from error
+    try:
+        engine: Engine = make(**options)
+    except TypeError as error:
+        raise EngineError(
+            f"the engine {name} does not take these options: {error}",
+            where=f"engine_options {', '.join(options) or '(none)'}",
+        ) from error
     return engine
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from harness.meters.base import Meter
     from harness.spec import Deployment, Workload
 
-Phase = Literal["prefill", "full"]
-"""`prefill` stops at the first token of every request; `full` goes on to the last one."""
+Phase = Literal["prefill", "decode", "full"]
+"""`prefill` stops at the first token of every request, `full` goes on to the last one, `decode`
+starts where prefill stopped and goes on to the last one, again and again from the same context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class RunStamps:
     Attributes
     ----------
     starts_ns, first_tokens_ns, ends_ns
-        int64 arrays of shape (count,). In a prefill run the first token is the end.
+        int64 arrays of shape (count,). In a prefill run the first token is the end, in a decode
+        run it is the start.
     """
 
     starts_ns: npt.NDArray[np.int64]
@@ -55,11 +57,35 @@ class RunStamps:
 
 
 class Session(Protocol):
-    """One deployment that is up and takes work."""
+    """One deployment that is up and takes work.
+
+    Attributes
+    ----------
+    virtual
+        True if its time is not real: nothing warms up, drifts or has to be waited for.
+    """
+
+    virtual: bool
 
     @property
     def meter(self) -> Meter:
         """The meter that reads this session's devices."""
+        ...
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Phases that have windows of their own here.
+
+        Prefill and full, and decode where the engine can go back to the end of the prompt.
+        """
+        ...
+
+    def environment(self) -> dict[str, Any]:
+        """What the results depend on and no column says, as plain JSON values.
+
+        `devices` (a list, each with `driver`), versions, settings, idle powers,
+        `foreign_processes` (on the devices before this one).
+        """
         ...
 
     def prepare(self, workloads: Sequence[Workload]) -> None:
@@ -69,10 +95,14 @@ class Session(Protocol):
     def run(self, workload: Workload, phase: Phase, count: int) -> RunStamps:
         """Run `phase` of `workload` `count` times in a row, with fresh prompts each time.
 
+        A run of m output tokens is one prefill, whose result is the first token, and m - 1
+        decode steps. Between two runs the session may prepare inputs; that time lies between
+        an end and the next start.
+
         Raises
         ------
         EngineError
-            If the engine refuses this workload.
+            If the engine refuses this workload; its `kind` says why (out of memory, ...).
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from harness.engines.base import Phase, RunStamps
 from harness.engines.twin.project import Projection, project, waiting_power_w
 from harness.engines.twin.tables import NoKernelDataError, tables_version
 from harness.errors import EngineError
+from harness.meters.base import SensorFacts
 from harness.meters.twin import Segment, SensorFaults, TwinMeter
 from harness.spec import Deployment, Workload
 
@@ -57,6 +59,9 @@ class TwinSession:
     repeats on a real machine do; within a window all runs are alike.
     """
 
+    virtual = True
+    phases: tuple[Phase, ...] = ("prefill", "full")
+
     def __init__(
         self,
         model: ModelFacts,
@@ -65,6 +70,8 @@ class TwinSession:
         repeat_noise: float,
         seed: int,
         faults: SensorFaults | None = None,
+        sensor: SensorFacts | None = None,
+        behaviour: SensorFacts | None = None,
     ) -> None:
         self._model = model
         self._hardware = load_hardware(deployment.hardware)
@@ -81,6 +88,8 @@ class TwinSession:
             self._idle_power_w,
             seed=int(self._rng.integers(2**31)),
             faults=faults,
+            sensor=sensor,
+            behaviour=behaviour,
         )
 
     @property
@@ -133,6 +142,10 @@ class TwinSession:
         start = self._clock_ns
         self._clock_ns += int(seconds * 1e9)
         return start, self._clock_ns
+
+    def environment(self) -> dict[str, Any]:
+        """Nothing that the columns of a row do not say."""
+        return {}
 
     def close(self) -> None:
         """Nothing runs, so nothing has to end."""

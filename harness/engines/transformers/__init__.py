@@ -1,0 +1,1 @@
+"""Transformers engine: real models with random weights on one GPU, or on the CPU."""
