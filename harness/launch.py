@@ -1,133 +1,141 @@
 """Run one launch: one deployment, many workloads, each measured in repeated windows.
 
-    open session -> warm up -> idle -> for each trial, in random order:
-        workload: [ prefill window ] [ whole window ]     each at least `window_s` long
-    -> idle -> phase energies with intervals and a verdict -> one row a workload
+    SPEC.json -> open the engine -> campaign (warm-up, windows, repeats) -> rows, traces, a record
 
-Needs no Ray: `python -m harness.launch SPEC.json --out DIR` measures on its own. The same code
-runs real engines with real sensors and the twin with a simulated one; only the session differs.
+Needs no Ray and few packages: `python -m harness.launch SPEC.json --out DIR` measures on its own.
+The same code runs real engines with real sensors and the twin with a simulated one; only the
+session differs. Real engines run in a child of this process, which is watched: a crash or a hang
+costs the workload that was under way, and the others go on (`harness.supervise`).
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import platform
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from harness.catalog import ModelFacts, load_hardware, load_model
-from harness.engines import Phase, Session, load_engine
-from harness.errors import EnergyLensError, EngineError, RunError
-from harness.meters import combine_repeats
-from harness.spec import Deployment, Task, Workload, task_columns
-from harness.trials import (
-    Collected,
-    TrialPlan,
-    idle_power_w,
-    measured_columns,
-    one_trial,
-    phase_samples,
-    warm_up,
-)
+from harness.catalog import load_hardware, load_model
+from harness.engines import Engine, Session, load_engine
+from harness.errors import EnergyLensError, EngineError
+from harness.measuring.campaign import Campaign, Outcome
+from harness.measuring.journal import FileJournal, Journal, NoJournal
+from harness.measuring.settings import LaunchSpec, Protocol, read_spec
+from harness.spec.task import Task, task_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Protocol(BaseModel):
-    """How a launch measures.
+__all__ = ["LaunchResult", "LaunchSpec", "Protocol", "main", "read_spec", "run_launch"]
 
-    Parameters
-    ----------
-    repeats
-        Windows of each kind for each workload.
-    window_s
-        Shortest window, seconds; the sensor may ask for longer ones.
-    seed
-        Seed of the order of the workloads, and of the twin's scatter.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    repeats: int = Field(default=3, ge=1)
-    window_s: float = Field(default=5.0, gt=0)
-    seed: int = Field(default=0, ge=0)
-
-
-class LaunchSpec(BaseModel):
-    """Everything one launch needs to know: the content of SPEC.json.
-
-    Parameters
-    ----------
-    launch_id
-        Names the result file.
-    model_id, config_path
-        The model, and the config file it is read from.
-    deployment
-        How it is served.
-    workloads
-        What is measured, in the order of the rows.
-    protocol
-        How it is measured.
-    sweep
-        Name of the sweep, copied into the rows.
-    attempt
-        Counts from 1.
-    keep_traces
-        Positions in `workloads` whose samples are kept.
-    engine_options
-        Arguments of the engine, such as the twin's repeat_noise.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    launch_id: str
-    model_id: str
-    config_path: Path
-    deployment: Deployment
-    workloads: tuple[Workload, ...]
-    protocol: Protocol = Protocol()
-    sweep: str = ""
-    attempt: int = Field(default=1, ge=1)
-    keep_traces: tuple[int, ...] = ()
-    engine_options: dict[str, Any] = Field(default_factory=dict)
+NOT_REACHED = "not_reached"
+BROKEN = 3
+"""Exit code of a child whose engine became unusable: start another one for the rest."""
+OPEN_DEADLINE_S = 1800.0
+"""Longest time to bring a deployment up: weights of a large model from a slow disk."""
 
 
 @dataclass(slots=True)
 class LaunchResult:
-    """Rows of one launch, the traces that were asked for, and what failed."""
+    """What one launch gave.
+
+    Attributes
+    ----------
+    rows
+        One a workload, also of those that failed.
+    traces
+        task_id -> power samples, of the workloads that were asked for.
+    failures
+        (task_id, class, detail).
+    record
+        What no column says: environment, order, idle powers, warm-up, sentinel.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     traces: dict[str, pd.DataFrame] = field(default_factory=dict)
     failures: list[tuple[str, str, str]] = field(default_factory=list)
-    """(task_id, class, detail)."""
+    record: dict[str, Any] = field(default_factory=dict)
 
 
-def run_launch(spec: LaunchSpec) -> LaunchResult:
-    """Measure every workload of a launch.
+def run_launch(spec: LaunchSpec, journal: Journal | None = None) -> LaunchResult:
+    """Measure every workload of a launch in this process.
 
     A workload that the engine refuses, at warm-up or later, is a row without energies whose
     reasons name the class; the others go on. A deployment that cannot be opened fails all of
     them.
+
+    Parameters
+    ----------
+    spec
+        The launch.
+    journal
+        Where to write what happens; default nowhere.
+
+    Raises
+    ------
+    EngineError
+        With kind `engine_broken` and a journal: a new process must go on.
     """
+    started_s = time.monotonic()
+    journal = journal or NoJournal()
     model = load_model(str(spec.config_path))
     if model.model_id != spec.model_id:
-        model = _renamed(model, spec.model_id)
+        model = replace(model, model_id=spec.model_id)
     engine = load_engine(spec.deployment.engine, **spec.engine_options)
-    hardware = load_hardware(spec.deployment.hardware)
     tasks = [
         Task(model_id=spec.model_id, workload=w, deployment=spec.deployment) for w in spec.workloads
     ]
-    common = {
+    result = LaunchResult()
+    common = _common_columns(spec, engine)
+    rows = {t.task_id: {**task_columns(t, model), **common} for t in tasks}
+    failed = journal.recalled().failed
+    if failed.keys() >= rows.keys():
+        outcome = Outcome(failures=[(i, *failed[i]) for i in rows])
+        _collect(result, outcome, rows)
+        return result
+    try:
+        journal.begin("", "open", OPEN_DEADLINE_S)
+        session = engine.open(model, spec.deployment, spec.protocol.seed)
+    except EnergyLensError as error:
+        kind = getattr(error, "kind", "") or "engine_refused"
+        outcome = Outcome(failures=[(t.task_id, kind, str(error)) for t in tasks])
+    else:
+        try:
+            outcome = _measure(spec, session, tasks, journal, started_s)
+            for row in rows.values():
+                row.update(_session_columns(session, engine))
+            result.record.update(environment=session.environment(), measuring=outcome.record)
+        finally:
+            session.close()
+    _collect(result, outcome, rows)
+    return result
+
+
+def _measure(
+    spec: LaunchSpec, session: Session, tasks: Sequence[Task], journal: Journal, started_s: float
+) -> Outcome:
+    campaign = Campaign(
+        session,
+        tasks,
+        spec.protocol,
+        journal,
+        keep_traces=spec.keep_traces,
+        started_s=started_s,
+    )
+    return campaign.run()
+
+
+def _common_columns(spec: LaunchSpec, engine: Engine) -> dict[str, Any]:
+    hardware = load_hardware(spec.deployment.hardware)
+    return {
         "sweep": spec.sweep,
         "attempt": spec.attempt,
         "provenance": engine.provenance,
@@ -135,88 +143,53 @@ def run_launch(spec: LaunchSpec) -> LaunchResult:
         "engine_version": engine.version(hardware),
         "num_nodes": math.ceil(spec.deployment.num_gpus / hardware.gpus_per_node),
         "seed": spec.protocol.seed,
+        "launch_id": spec.launch_id,
     }
-    result = LaunchResult()
-    rows = [{**task_columns(t, model), **common} for t in tasks]
-    try:
-        session = engine.open(model, spec.deployment, spec.protocol.seed)
-    except EnergyLensError as error:
-        for task, row in zip(tasks, rows, strict=True):
-            _fail(result, task, row, "engine_refused", str(error))
-        return result
-    try:
-        _measure(spec, session, tasks, rows, result)
-    finally:
-        session.close()
-    return result
 
 
-def _renamed(model: ModelFacts, model_id: str) -> ModelFacts:
-    from dataclasses import replace
-
-    return replace(model, model_id=model_id)
-
-
-def _fail(result: LaunchResult, task: Task, row: dict[str, Any], kind: str, detail: str) -> None:
-    result.rows.append({**row, "measured_at": datetime.now(UTC), "valid": False, "reasons": [kind]})
-    result.failures.append((task.task_id, kind, detail))
-
-
-def _measure(
-    spec: LaunchSpec,
-    session: Session,
-    tasks: Sequence[Task],
-    rows: Sequence[dict[str, Any]],
-    result: LaunchResult,
-) -> None:
-    """All trials of all workloads, then the rows."""
+def _session_columns(session: Session, engine: Engine) -> dict[str, Any]:
+    """Columns that only an open session knows; a simulated sensor never makes a measured row."""
     meter = session.meter
-    window_s = max(spec.protocol.window_s, meter.sensor.shortest_window_s)
-    collected: dict[int, Collected] = {}
-    per_run_s: dict[int, dict[Phase, float]] = {}
-    session.prepare([task.workload for task in tasks])
-    idle_before_w = idle_power_w(session)
-    for i, task in enumerate(tasks):
-        try:
-            per_run_s[i] = warm_up(session, task.workload)
-            collected[i] = Collected()
-        except EnergyLensError as error:
-            _fail(result, task, rows[i], "workload_refused", str(error))
-    order = np.random.default_rng(spec.protocol.seed)
-    for trial in range(spec.protocol.repeats):
-        for i in order.permutation(sorted(collected)).tolist():
-            traces: list[pd.DataFrame] | None = [] if i in spec.keep_traces and not trial else None
-            plan = TrialPlan(per_run_s[i], window_s, idle_before_w)
-            try:
-                one_trial(session, tasks[i].workload, plan, collected[i], traces)
-            except EngineError as error:
-                del collected[i]
-                result.traces.pop(tasks[i].task_id, None)
-                _fail(result, tasks[i], rows[i], "workload_failed", str(error))
-                continue
-            if traces:
-                import pandas as pd
+    if session.virtual:
+        return {}
+    devices = session.environment().get("devices") or [{}]
+    return {
+        "provenance": "projected" if meter.simulated else engine.provenance,
+        "host": platform.node(),
+        "gpu_uuids": list(meter.gpu_uuids),
+        "driver_version": devices[0].get("driver"),
+    }
 
-                result.traces[tasks[i].task_id] = pd.concat(traces, ignore_index=True)
-    idle_w = (idle_before_w + idle_power_w(session)) / 2
-    done = sorted(collected)
-    energies = combine_repeats([phase_samples(collected[i]) for i in done])
-    for i, energy in zip(done, energies, strict=True):
-        result.rows.append(
-            {**rows[i], **measured_columns(tasks[i], collected[i], energy, meter, idle_w)}
-        )
+
+def _collect(result: LaunchResult, outcome: Outcome, rows: dict[str, dict[str, Any]]) -> None:
+    """Rows in the order of the spec: measured ones, and those that say why they are not.
+
+    What the launch had no time for gets no row, so that the next run does it.
+    """
+    failed = {task_id: kind for task_id, kind, _ in outcome.failures}
+    for task_id, row in rows.items():
+        if task_id in outcome.columns:
+            result.rows.append({**row, **outcome.columns[task_id]})
+        elif failed.get(task_id) != NOT_REACHED:
+            kind = failed.get(task_id, "workload_failed")
+            row.update(measured_at=datetime.now(UTC), valid=False, reasons=[kind])
+            result.rows.append(row)
+    result.traces = outcome.traces
+    result.failures = outcome.failures
 
 
 def store_result(spec: LaunchSpec, result: LaunchResult, out: Path) -> None:
-    """Write the traces, then the result file that commits the launch."""
+    """Write the traces and the record, then the result file that commits the launch."""
     from harness.store import RunFolder, conform
 
     folder = RunFolder.open(out)
     for task_id, trace in result.traces.items():
         folder.write_trace(f"{task_id}-{spec.attempt}", trace)
-    folder.write_result(
-        f"{spec.launch_id}-{spec.attempt}", spec.deployment.hardware, conform(result.rows)
-    )
+    record = {"spec": spec.model_dump(mode="json"), **result.record, "failures": result.failures}
+    if result.record.get("environment") or result.failures:
+        folder.write_launch(spec.key, record)
+    if result.rows:
+        folder.write_result(spec.key, spec.deployment.hardware, conform(result.rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("spec", type=Path, help="SPEC.json: one launch")
     parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--journal", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
         spec = read_spec(options.spec)
@@ -234,39 +208,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         # The manifest is the driver's: launches side by side must not write it.
         RunFolder.create(options.out, {})
-        result = run_launch(spec)
+        if options.journal is not None:
+            from harness.supervise import end_with_parent
+
+            end_with_parent()
+        elif load_engine(spec.deployment.engine).isolated:
+            from harness.supervise import supervise
+
+            return supervise(spec, options.out)
+        result = run_launch(spec, FileJournal(options.journal) if options.journal else None)
         store_result(spec, result, options.out)
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BROKEN if error.kind == "engine_broken" and options.journal else 2
     except EnergyLensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception:
         traceback.print_exc()
         return 1
-    print(
-        f"{len(result.rows)} tasks, {len(result.failures)} failed, "
-        f"{time.monotonic() - started:.1f} s -> {options.out}"
-    )
+    print(summary(result.rows, len(result.failures), time.monotonic() - started, options.out))
+    for task_id, kind, detail in result.failures[:20]:
+        print(f"  {task_id[:12]} {kind}: {detail.splitlines()[0]}")
     return 0
 
 
-def read_spec(path: Path) -> LaunchSpec:
-    """Read and check a SPEC.json.
-
-    Raises
-    ------
-    RunError
-        If the file cannot be read or does not describe a launch.
-    """
-    try:
-        return LaunchSpec.model_validate_json(path.read_text())
-    except OSError as error:
-        raise RunError(f"cannot read the launch spec: {error.strerror}", where=str(path)) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RunError(
-            f"not a launch spec: {first['msg']}", where=f"{path}, key {key or '(file)'}"
-        ) from error
+def summary(rows: Sequence[dict[str, Any]], failures: int, seconds: float, out: Path) -> str:
+    """One line: how many tasks, how many without a measurement, how many flagged."""
+    flagged = sum(1 for row in rows if not row.get("valid")) - failures
+    return f"{len(rows)} tasks, {failures} failed, {flagged} flagged, {seconds:.1f} s -> {out}"
 
 
 if __name__ == "__main__":

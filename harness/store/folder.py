@@ -25,6 +25,7 @@ from harness.store.files import disk_errors, write_atomic
 from harness.store.lock import driver_lock
 from harness.store.manifest import (
     EVENTS,
+    LAUNCHES,
     LOCK,
     MANIFEST,
     MEASUREMENTS,
@@ -40,7 +41,7 @@ _LISTING_TRIES = 5
 
 
 class RunFolder:
-    """A folder with `measurements/`, `traces/`, `events.jsonl` and `manifest.json`.
+    """A folder with `measurements/`, `traces/`, `launches/`, `events.jsonl` and `manifest.json`.
 
     Make one with `create` or `open`. Reading needs no lock; a driver holds `lock()` while it
     adds rows and compacts.
@@ -258,6 +259,31 @@ class RunFolder:
 
         write_atomic(path, write)
         return path
+
+    def write_launch(self, key: str, record: Mapping[str, object]) -> Path:
+        """Write what one launch knows beyond its rows to `launches/KEY.json`.
+
+        Parameters
+        ----------
+        key
+            Name of the file, that of the launch's result file.
+        record
+            JSON values: spec, environment, order, idle powers, sentinel, failures. Others are
+            written as text, NaN as null.
+        """
+        path = self.path / LAUNCHES / f"{_checked_key(key)}.json"
+        text = json.dumps(plain_json(record), indent=1, allow_nan=False)
+        write_atomic(path, lambda stream: stream.write(text.encode() + b"\n"))
+        return path
+
+    def launch_record(self, key: str) -> dict[str, object] | None:
+        """Read what `write_launch` wrote; None if there is no such file, or it is torn."""
+        path = self.path / LAUNCHES / f"{_checked_key(key)}.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
 
     def partition(self, hardware: str) -> Path:
         """Return the folder that holds the rows of one GPU type."""

@@ -15,13 +15,14 @@ EVENTS = "events.jsonl"
 LOCK = "driver.lock"
 MEASUREMENTS = "measurements"
 TRACES = "traces"
+LAUNCHES = "launches"
 
 
 def refuse_foreign(path: Path) -> None:
     """Refuse a folder that holds things we did not write."""
     if not path.is_dir():
         return
-    ours = {MEASUREMENTS, TRACES, EVENTS, LOCK}
+    ours = {MEASUREMENTS, TRACES, LAUNCHES, EVENTS, LOCK}
     foreign = [p.name for p in sorted(path.iterdir()) if p.name not in ours and p.name[0] != "."]
     orphans = next((path / MEASUREMENTS).rglob("*.parquet"), None)
     if foreign or orphans:

@@ -119,6 +119,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("measured_at", "time", "UTC", _I, "when the measurement began"),
     Column("task", "str", "", _I, "benchmark task of an imported row: gpqa, text-to-image, ..."),
     Column("seed", "int", "", _I, "seed of prompts and of the order of trials"),
+    Column("launch_id", "str", "", _I, "launch that measured it; launches/LAUNCH_ID-ATTEMPT.json"),
+    Column("host", "str", "", _I, "name of the machine that measured it"),
+    Column("gpu_uuids", "list", "", _I, "devices whose energy was counted"),
+    Column("driver_version", "str", "", _I, "version of the GPU driver"),
     Column("model_id", "str", "", _M, "Hugging Face name, ORG/NAME", required=True),
     Column("family", "str", "", _M, "dense, moe or ssm", required=True),
     Column("modality", "str", "", _M, "input: text, image or video", default="text"),
@@ -198,6 +202,31 @@ COLUMNS: tuple[Column, ...] = (
         _E,
         "total_energy_j / (batch x output_tokens); may stand in for total_energy_j on import",
     ),
+    Column(
+        "energy_per_total_token_j",
+        "float",
+        "J",
+        _E,
+        "total_energy_j / (batch x (input_tokens + output_tokens)); not the one per output token",
+    ),
+    Column(
+        "prefill_net_energy_j",
+        "float",
+        "J",
+        _E,
+        "prefill_energy_j less idle_power_w for its time",
+    ),
+    Column(
+        "decode_net_energy_j", "float", "J", _E, "decode_energy_j less idle_power_w for its time"
+    ),
+    Column("total_net_energy_j", "float", "J", _E, "total_energy_j less idle_power_w for its time"),
+    Column(
+        "host_energy_j",
+        "float",
+        "J",
+        _E,
+        "CPUs and memory of the host for the same run (RAPL); not in total_energy_j",
+    ),
     Column("prefill_latency_s", "float", "s", _T, "prefill of the whole batch"),
     Column("decode_latency_s", "float", "s", _T, "decode of the whole batch"),
     Column("total_latency_s", "float", "s", _T, "first request in to last token out"),
@@ -208,6 +237,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("samples", "int", "", _V, "power samples in the windows"),
     Column("repeats", "int", "", _V, "repeats that the row is the mean of"),
     Column("counter_vs_integral", "float", "", _V, "energy counter / integral of power - 1"),
+    Column(
+        "additivity", "float", "", _V, "(prefill + decode) / whole - 1, from windows of their own"
+    ),
+    Column("temperature_c", "float", "degC", _V, "highest temperature in the windows, mean"),
     Column("throttled", "bool", "", _V, "clocks were held down while measuring"),
     Column(
         "valid",
