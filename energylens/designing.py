@@ -24,6 +24,8 @@ KEPT = (
     "launch_s",
     "price_per_gpu_hour",
     "twin",
+    "measuring",
+    "transformers",
     "keep_traces",
     "isolate_launches",
 )
@@ -152,6 +154,7 @@ def candidates_of(plan: Plan) -> pd.DataFrame:
     import pandas as pd
 
     from harness.plan import default_estimator, task_cost
+    from harness.plan.build import DECODES
     from harness.spec import task_columns
 
     ask = default_estimator(plan.sweep.engine)
@@ -162,7 +165,12 @@ def candidates_of(plan: Plan) -> pd.DataFrame:
         workloads = [task.workload for task in launch.tasks]
         estimates = ask.estimate(model, gpu, launch.deployment, workloads)
         for task, estimate in zip(launch.tasks, estimates, strict=True):
-            seconds, _ = task_cost(estimate, window_s=sweep.window_s, repeats=sweep.repeats)
+            seconds, _ = task_cost(
+                estimate,
+                window_s=sweep.window_s,
+                repeats=sweep.repeats,
+                decode=sweep.engine in DECODES,
+            )
             records.append({**task_columns(task, model), "cost_s": seconds})
     return pd.DataFrame.from_records(records)
 

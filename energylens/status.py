@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from energylens.rowkinds import time_only, without_numbers
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -22,15 +24,16 @@ class Status:
     state
         `running`, `finished`, `interrupted`, `failed`, `imported` or `not started`. A driver that
         was killed leaves `running` behind; the time of the last event tells.
-    planned, done, valid, flagged, failed, remaining
-        Tasks. `done` are measured, valid or flagged; `failed` were tried and gave no
-        numbers; tasks of a lost launch are `remaining`: the next run tries them again.
+    planned, done, valid, flagged, time_only, failed, remaining
+        Tasks. `done` are measured: valid, flagged, or `time_only`, where the machine has no
+        power meter; `failed` were tried and gave no numbers; tasks of a lost launch are
+        `remaining`: the next run tries them again.
     rate_per_s
         Tasks that ended per second since the driver last started; None before the first.
     eta_s
         Seconds left at that rate; None when it is not known, 0 when nothing is left.
     energy_j
-        Sum of total_energy_j over all rows.
+        Sum of total_energy_j over all rows; None where none has one.
     failures, reasons
         Failed and lost tasks by class; flagged rows by reason code.
     """
@@ -42,6 +45,7 @@ class Status:
     done: int
     valid: int
     flagged: int
+    time_only: int
     failed: int
     remaining: int | None
     rate_per_s: float | None
@@ -75,6 +79,7 @@ class _Rows:
 
     done: int
     valid: int
+    time_only: int
     energy_j: float | None
     reasons: dict[str, int]
     failures: dict[str, int]
@@ -87,14 +92,18 @@ def _count_rows(frame: pd.DataFrame, events: Sequence[Mapping[str, Any]]) -> _Ro
         for event in events
         if event.get("kind") == "task_failed"
     }
-    measured = frame[frame["total_energy_j"].notna() | ~frame["task_id"].isin(list(failed))]
+    empty = without_numbers(frame)
+    for task_id, codes in frame.loc[empty, ["task_id", "reasons"]].itertuples(index=False):
+        failed.setdefault(str(task_id), _class(codes))
+    measured = frame[~empty]
     # A task that failed once and was measured by a later attempt is not a failure.
     for task_id in set(failed) & set(measured["task_id"]):
         del failed[task_id]
     valid = measured["valid"].fillna(True).astype(bool)
+    timed = time_only(measured)
     reasons = Counter(
         str(code)
-        for codes in measured.loc[~valid, "reasons"]
+        for codes in measured.loc[~valid & ~timed, "reasons"]
         if codes is not None
         for code in codes
     )
@@ -102,11 +111,16 @@ def _count_rows(frame: pd.DataFrame, events: Sequence[Mapping[str, Any]]) -> _Ro
     return _Rows(
         done=len(measured),
         valid=int(valid.sum()),
+        time_only=int(timed.sum()),
         energy_j=None if total_j != total_j else total_j,
         reasons=dict(reasons.most_common()),
         failures=dict(Counter(failed.values()).most_common()),
         imported=bool(len(measured)) and bool(measured["provenance"].eq("imported").all()),
     )
+
+
+def _class(codes: Any) -> str:
+    return "unknown" if codes is None or not len(codes) else ", ".join(map(str, codes))
 
 
 def _status(path: Path, events: Sequence[Mapping[str, Any]], rows: _Rows) -> Status:
@@ -129,7 +143,8 @@ def _status(path: Path, events: Sequence[Mapping[str, Any]], rows: _Rows) -> Sta
         planned=planned,
         done=rows.done,
         valid=rows.valid,
-        flagged=rows.done - rows.valid,
+        flagged=rows.done - rows.valid - rows.time_only,
+        time_only=rows.time_only,
         failed=failed,
         remaining=remaining,
         rate_per_s=rate,

@@ -40,6 +40,9 @@ CONFIGURATION = (
 )
 """Columns that tell one configuration from another, as far as a table has them."""
 
+NO_POWER_METER = "no_power_meter"
+TIMES_ONLY = "measured without a power meter (times only)"
+
 PHASE_ENERGIES = ("prefill_energy_j", "decode_energy_j")
 
 
@@ -57,8 +60,9 @@ class Left:
 def usable(frame: pd.DataFrame, *, lengths: bool = True) -> tuple[pd.DataFrame, Left]:
     """Keep the rows that a law can be fitted to.
 
-    Left out: rows marked not valid, rows without a positive total energy, and (if `lengths`)
-    rows without batch, input and output length. Rows that repeat another in configuration
+    Left out: rows without an energy (measured without a power meter, or failed), rows marked not
+    valid, rows without a positive total energy, and (if `lengths`) rows without batch, input and
+    output length. Rows that repeat another in configuration
     and energy count once.
 
     Parameters
@@ -71,8 +75,8 @@ def usable(frame: pd.DataFrame, *, lengths: bool = True) -> tuple[pd.DataFrame, 
     Raises
     ------
     FitError
-        If `model_id`, `hardware` or the energy is no column, or if one (model, hardware) mixes
-        provenances.
+        If `model_id`, `hardware` or the energy is no column, if there are rows but none has an
+        energy, or if one (model, hardware) mixes provenances.
     """
     for name in ("model_id", "hardware", "total_energy_j"):
         if name not in frame.columns:
@@ -88,10 +92,14 @@ def usable(frame: pd.DataFrame, *, lengths: bool = True) -> tuple[pd.DataFrame, 
         counts[reason] = int((keep & mask).sum())
         keep[mask] = False
 
+    energy = frame["total_energy_j"].to_numpy(dtype=np.float64, na_value=np.nan)
+    for reason, mask in without_energy(frame, energy):
+        drop(mask, reason)
+    if len(frame) and not np.isfinite(energy).any():
+        raise _no_energies(counts, len(frame))
     if "valid" in frame.columns:
         invalid = (~frame["valid"].astype("boolean").fillna(True)).to_numpy(dtype=bool)
         drop(invalid, "marked not valid")
-    energy = frame["total_energy_j"].to_numpy(dtype=np.float64, na_value=np.nan)
     drop(~(energy > 0.0) | ~np.isfinite(energy), "no positive total energy")
     if lengths:
         for name in ("batch", "input_tokens", "output_tokens"):
@@ -107,6 +115,50 @@ def usable(frame: pd.DataFrame, *, lengths: bool = True) -> tuple[pd.DataFrame, 
     rows = rows.loc[~repeated]
     _refuse_mixed(rows)
     return rows, Left(counts)
+
+
+def without_energy(
+    frame: pd.DataFrame, energy: NDArray[np.float64]
+) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Sort the rows without an energy by what they say of it, in words; other rows are in none.
+
+    Parameters
+    ----------
+    frame
+        Rows of the measurement table; without a column `reasons` nothing is known.
+    energy
+        Their total energy, J, shape (rows,).
+    """
+    if "reasons" not in frame.columns:
+        return []
+    why = np.full(len(frame), "", dtype=object)
+    for row in np.flatnonzero(~np.isfinite(energy)):
+        codes = frame["reasons"].iloc[row]
+        if codes is None or isinstance(codes, float) or not len(codes):
+            continue
+        why[row] = (
+            TIMES_ONLY
+            if NO_POWER_METER in codes
+            else f"failed: {', '.join(str(code).replace('_', ' ') for code in codes)}"
+        )
+    return [(str(text), why == text) for text in sorted(set(why) - {""})]
+
+
+def _no_energies(counts: dict[str, int], rows: int) -> FitError:
+    """Make the error of a table in which no row has an energy."""
+    told = "; ".join(f"{n} {reason}" for reason, n in counts.items() if n)
+    if counts.get(TIMES_ONLY):
+        return FitError(
+            "No row has an energy: the machine that measured them has no power meter.",
+            where=f"{rows} rows: {told}",
+            fix="Times are there (energylens report, energylens query). For energies measure where "
+            "a power sensor can be read: energylens doctor says what a machine has.",
+        )
+    return FitError(
+        "No row has an energy.",
+        where=f"{rows} rows: {told or 'total_energy_j is empty'}",
+        fix="energylens status DIR names what failed; mend it and run the sweep again.",
+    )
 
 
 def _refuse_mixed(rows: pd.DataFrame) -> None:

@@ -10,6 +10,7 @@ import typer
 from energylens.cli.options import JsonOption
 from energylens.cli.output import console, print_json, provenance_line, table
 from energylens.plain import plain
+from energylens.rowkinds import NO_POWER_METER
 from energylens.units import count, duration, energy, significant
 
 SweepArgument = Annotated[
@@ -65,8 +66,14 @@ def _print_plan(planned: Any) -> None:
         )
     )
     out.print(
-        "[dim]Time, GPU-hours and kWh are projected for real GPUs, one launch after the other.[/]"
+        "[dim]Time, GPU-hours and kWh are projected for real hardware, launch after launch.[/]"
     )
+    for gpu in planned.hardware.values():
+        if "power_limit_w" in gpu.estimated:
+            out.print(
+                f"[dim]{gpu.hardware}: no datasheet. Its speed and its power limit of "
+                f"{significant(gpu.power_limit_w)} W are assumptions of this plan.[/]"
+            )
     if planned.cost.price is not None:
         out.print(f"Cost at the sweep's prices: {significant(planned.cost.price)}")
     if planned.skipped:
@@ -119,7 +126,10 @@ def _print_run(summary: Any) -> None:
         f" ({significant(rate)} tasks/s), {count(summary.already_done)} done before,"
         f" {count(summary.planned)} planned"
     )
-    out.print(f"energy of one run of each task: {energy(summary.energy_j)}")
+    if summary.energy_j:
+        out.print(f"energy of one run of each task: {energy(summary.energy_j)}")
+    elif summary.flagged.get(NO_POWER_METER):
+        out.print("no power meter on this machine: times were measured, energies stay empty")
     if summary.flagged:
         out.print(
             table(

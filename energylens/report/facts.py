@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from energylens.rowkinds import time_only, without_numbers
 from energylens.units import count, percent
+from harness.catalog import is_cpu
+from harness.measuring.reasons import REASONS as LAUNCH_REASONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,16 +27,11 @@ PROVENANCE_TEXT = {
     "imported": "measured and published by somebody else, taken over as it was",
 }
 
-REASONS = {
-    "throttled": "the GPU lowered its clocks while it was measured",
-    "meter_disagreement": "energy counter and integrated power differ by more than 5 %",
-    "window_too_short": "the phase was too short for this sensor",
-    "samples_missing": "power samples are missing",
-    "foreign_process": "another process used the GPU",
-    "counter_backwards": "the energy counter ran backwards or stood still",
-    "drift": "a repeated reference configuration drifted",
-    "not_additive": "prefill and decode do not add up to the whole",
-    "no_power_meter": "no power sensor: time only, energy left empty",
+REASONS = {code: reason.text for code, reason in LAUNCH_REASONS.items()}
+
+LESS_TEXT = {
+    "times_only": "times only: the machine has no power meter, so no energy is known",
+    "nothing": "no numbers: only the class of what went wrong",
 }
 
 
@@ -45,27 +43,23 @@ def valid_rows(frame: pd.DataFrame) -> pd.DataFrame:
 def header(material: Material) -> dict[str, Any]:
     """Say what was run, on what, when, with which versions."""
     frame = material.frame
-    provenances = Counter(frame["provenance"].fillna("unknown"))
+    timed = time_only(frame)
     return {
         "title": _title(material),
         "directory": material.directory.name,
-        "provenance": [
-            {
-                "name": name,
-                "label": PROVENANCE.get(name, name),
-                "text": PROVENANCE_TEXT.get(name, "origin not stated"),
-                "rows": count(rows),
-            }
-            for name, rows in provenances.most_common()
-        ],
+        "provenance": _provenance(frame),
         "facts": [
             (
                 "Measurements",
-                [f"{count(len(frame))} rows", f"{count(len(valid_rows(frame)))} valid"],
+                [
+                    f"{count(len(frame))} rows",
+                    f"{count(len(valid_rows(frame)))} valid",
+                    *([f"{count(int(timed.sum()))} times only"] if timed.any() else []),
+                ],
             ),
             ("Models", _listed(frame["model_id"])),
-            ("GPU types", _listed(frame["hardware"])),
-            ("GPUs per deployment", _listed_numbers(frame["num_gpus"])),
+            (_hardware_label(frame), _listed(frame["hardware"])),
+            (f"{_device(frame)}s per deployment", _listed_numbers(frame["num_gpus"])),
             ("Modalities", _listed(frame["modality"])),
             ("Precision", _listed(frame["precision"])),
             ("Engine", _engines(frame)),
@@ -79,6 +73,37 @@ def header(material: Material) -> dict[str, Any]:
         },
         "git_commit": material.manifest.get("git_commit"),
     }
+
+
+def _device(frame: pd.DataFrame) -> str:
+    """Return what the devices of a table are called: CPUs only where there is nothing else."""
+    return "CPU" if frame["hardware"].dropna().map(is_cpu).all() else "GPU"
+
+
+def _hardware_label(frame: pd.DataFrame) -> str:
+    return "Hardware" if frame["hardware"].dropna().map(is_cpu).any() else "GPU types"
+
+
+def _provenance(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Say where the rows come from; those without a power meter are no readings of a sensor."""
+    kinds = Counter(
+        zip(
+            frame["provenance"].fillna("unknown"),
+            time_only(frame).map({True: "times_only", False: ""})
+            + without_numbers(frame).map({True: "nothing", False: ""}),
+            strict=True,
+        )
+    )
+    return [
+        {
+            "name": name,
+            "label": PROVENANCE.get(name, name),
+            "text": LESS_TEXT.get(kind) or PROVENANCE_TEXT.get(name, "origin not stated"),
+            "rows": count(rows),
+            "kind": kind,
+        }
+        for (name, kind), rows in kinds.most_common()
+    ]
 
 
 def _title(material: Material) -> str:
@@ -100,7 +125,13 @@ def _listed_numbers(column: pd.Series) -> list[str]:
 
 def _engines(frame: pd.DataFrame) -> list[str]:
     pairs = frame[["engine", "engine_version"]].drop_duplicates().fillna("")
-    names = sorted({f"{e} {v}".strip() for e, v in pairs.itertuples(index=False) if e or v})
+    names = sorted(
+        {
+            str(v) if str(v).startswith(str(e)) else f"{e} {v}".strip()
+            for e, v in pairs.itertuples(index=False)
+            if e or v
+        }
+    )
     return names[:4] + ([f"and {len(names) - 4} more"] if len(names) > 4 else [])
 
 
@@ -142,9 +173,15 @@ def quality(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _sentences(frame: pd.DataFrame) -> list[str]:
     """Say how wide the intervals are, and what the rows do not tell."""
+    timed, empty = int(time_only(frame).sum()), int(without_numbers(frame).sum())
+    frame = frame[~time_only(frame) & ~without_numbers(frame)]
     relative = (frame["total_energy_j_ci95_j"] / frame["total_energy_j"]).dropna()
     without = len(frame) - len(relative)
     sentences = []
+    if timed:
+        sentences.append(f"{count(timed)} rows have times and no energy: no power meter.")
+    if empty:
+        sentences.append(f"{count(empty)} rows say only why they gave no numbers.")
     if without < len(frame) / 2:
         sentences.append(
             f"The median 95 % interval of an energy is ±{percent(float(relative.median()))} "

@@ -10,7 +10,7 @@ from typing import Any
 
 from energylens.fingerprint import fingerprint
 from energylens.plain import plain
-from energylens.report import facts, law, levers, ranking, tradeoff
+from energylens.report import facts, law, levers, ranking, times, tradeoff
 from energylens.report.write import Material
 
 HERE = Path(__file__).parent
@@ -54,6 +54,8 @@ def sections(material: Material) -> dict[str, Any]:
     evaluation = material.evaluation
     return {
         "head": facts.header(material),
+        "energies": bool(material.frame["total_energy_j"].notna().any()),
+        "times": times.times(material.frame),
         "quality": facts.quality(material.frame),
         "tiles": ranking.headline(evaluation, check),
         "law": {"count": len(laws), "missing": material.law_missing},

@@ -37,6 +37,7 @@ COLUMNS = (
     "total_energy_j",
     "energy_per_output_token_j",
     "total_latency_s",
+    "ttft_s",
     "itl_s",
 )
 

@@ -1,4 +1,4 @@
-"""Datasheet facts of GPUs, each number with its source, under one name for each type."""
+"""Datasheet facts of hardware, each number with its source, under one name for each type."""
 
 from __future__ import annotations
 
@@ -144,29 +144,35 @@ class _Entry(BaseModel):
 def load_hardware(name: str) -> Hardware:
     """Return the facts of a GPU type by its canonical id or an alias, whatever the case.
 
-    Spaces, ``_`` and ``-`` count as the same.
+    Spaces, ``_`` and ``-`` count as the same. A name such as ``CPU-AMD-EPYC-9R14-2C`` is a CPU,
+    whose facts are assumptions (`harness.catalog.cpu`).
 
     Raises
     ------
     CatalogError
         If no type has that name; its text names close matches.
     """
+    from harness.catalog.cpu import cpu_hardware, is_cpu
+    from harness.catalog.machine import this_machine
+
+    if is_cpu(name):
+        return cpu_hardware(name, this_machine())
     table = read_hardware(DATA)
-    names = {_key(alias): each for each in table.values() for alias in each.aliases}
-    names |= {_key(canonical): each for canonical, each in table.items()}
-    found = names.get(_key(name))
+    names = {name_key(alias): each for each in table.values() for alias in each.aliases}
+    names |= {name_key(canonical): each for canonical, each in table.items()}
+    found = names.get(name_key(name))
     if found is not None:
         return found
-    matches = difflib.get_close_matches(_key(name), names, n=5, cutoff=0.5)
+    matches = difflib.get_close_matches(name_key(name), names, n=5, cutoff=0.5)
     close = list(dict.fromkeys(names[match].hardware for match in matches))
     raise CatalogError(
         f"unknown hardware {name!r}",
         where=f"close matches: {', '.join(close)}" if close else "no close match",
-        fix=f"use one of {', '.join(table)}, or add it to {DATA.name}",
+        fix=f"use local for this machine, one of {', '.join(table)}, or add it to {DATA.name}",
     )
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """Return what two spellings of one name share: case, spaces, ``_`` and ``-`` do not matter."""
     return re.sub(r"[\s_-]+", "-", name.strip().lower())
 
@@ -196,9 +202,9 @@ def read_hardware(path: Path) -> Mapping[str, Hardware]:
     for canonical, fields in raw.items():
         entry = _entry(canonical, fields, path)
         for name in (canonical, *entry.aliases):
-            if owner.setdefault(_key(name), canonical) != canonical:
+            if owner.setdefault(name_key(name), canonical) != canonical:
                 raise CatalogError(
-                    f"the name {name!r} means both {owner[_key(name)]} and {canonical}",
+                    f"the name {name!r} means both {owner[name_key(name)]} and {canonical}",
                     where=str(path),
                     fix="drop one of the two aliases",
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from harness.catalog.models import ModelFacts
 
 JOULES_PER_KWH = 3.6e6
+DECODES = frozenset({"transformers"})
+"""Engines that go back to the end of a prompt, so that decode has windows of its own."""
 IDLE_S = 10.0
 """The two idle windows of a launch, before and after its measurements (`harness.launch`)."""
 
@@ -58,7 +60,7 @@ def make_plan(sweep: Sweep | str | Path, *, estimator: Estimator | None = None) 
     gpus_by_name = load_hardware_facts(sweep)
     expansion = expand_sweep(sweep, by_name, gpus_by_name)
     models = {model.model_id: model for model in by_name.values()}
-    hardware = {gpu.hardware: gpu for gpu in gpus_by_name.values()}
+    hardware = {gpu.hardware: gpu for types in gpus_by_name.values() for gpu in types}
     prices = load_prices(sweep)
     ask = estimator if estimator is not None else default_estimator(sweep.engine)
     skips = [_skip_of(dropped) for dropped in expansion.dropped]
@@ -167,17 +169,28 @@ def _launch_cost(
     gpu: Hardware,
     price: float | None,
     deployment: Deployment,
-    estimates: Iterable[TaskEstimate],
+    estimates: Sequence[TaskEstimate],
 ) -> Cost:
     """Cost of starting, waiting at idle before and after, and every task's windows."""
     idle_w = gpu.loaded_idle_power_w or gpu.idle_power_w or 0.0
     start_s = sweep.launch_s + IDLE_S
     duration_s = start_s
     energy_j = start_s * idle_w * deployment.num_gpus
+    runs = [(e.prefill_s + e.decode_s, e.energy_j) for e in estimates]
     for estimate in estimates:
-        seconds, joules = task_cost(estimate, window_s=sweep.window_s, repeats=sweep.repeats)
+        seconds, joules = task_cost(
+            estimate,
+            window_s=sweep.window_s,
+            repeats=sweep.repeats,
+            decode=sweep.engine in DECODES,
+        )
         duration_s += seconds
         energy_j += joules
+    if sweep.engine != "twin":
+        run_s, run_j = sorted(runs)[len(runs) // 2]
+        extra_s = _extra_s(sweep, run_s)
+        duration_s += extra_s
+        energy_j += extra_s * run_j / run_s
     gpu_hours = duration_s * deployment.num_gpus / 3600
     return Cost(
         duration_s=duration_s,
@@ -187,15 +200,25 @@ def _launch_cost(
     )
 
 
-def task_cost(estimate: TaskEstimate, *, window_s: float, repeats: int) -> tuple[float, float]:
+def _extra_s(sweep: Sweep, run_s: float) -> float:
+    """Seconds in which a real engine heats up and measures its sentinel before every trial."""
+    sentinel = sweep.repeats + 1 if sweep.measuring.sentinel else 0
+    return sweep.measuring.warm_up_s + sentinel * _whole_runs(run_s, sweep.window_s)
+
+
+def task_cost(
+    estimate: TaskEstimate, *, window_s: float, repeats: int, decode: bool = False
+) -> tuple[float, float]:
     """Seconds and joules to measure one task.
 
     To warm up, one prefill and one full run; then for each repeat a window of prefills and a
-    window of full runs. A window is as many whole runs as fill ``window_s``. All of it draws
-    the mean power of a full run.
+    window of full runs, with `decode` also one of decodes, which starts with a prefill. A window is
+    as many whole runs as fill ``window_s``. All of it draws the mean power of a full run.
     """
     full_s = estimate.prefill_s + estimate.decode_s
     windows_s = _whole_runs(estimate.prefill_s, window_s) + _whole_runs(full_s, window_s)
+    if decode and estimate.decode_s > 0:
+        windows_s += estimate.prefill_s + _whole_runs(estimate.decode_s, window_s)
     seconds = estimate.prefill_s + full_s + repeats * windows_s
     return seconds, estimate.energy_j * seconds / full_s
 

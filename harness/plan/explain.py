@@ -77,6 +77,8 @@ def _fix(
             f"{gpu.hardware}: {', '.join(gpu.peak_flops)}" for gpu in hardware.values()
         )
         return f"use a precision the hardware has: {shared}."
+    if reason is SkipReason.ENGINE_NOT_CAPABLE:
+        return "use one GPU and a precision of that engine, or name another engine."
     if reason is SkipReason.CONTEXT_TOO_LONG:
         longest = max(model.max_position for model in models.values())
         return f"keep input and output together within {longest} tokens."

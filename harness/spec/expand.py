@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harness.errors import SweepError
 from harness.spec.blocks import Sampling
+from harness.spec.capable import engine_refusal
 from harness.spec.deployment import Deployment
 from harness.spec.facts import load_hardware_facts
 from harness.spec.grid import (
@@ -35,6 +36,7 @@ from harness.spec.workload import Workload
 if TYPE_CHECKING:
     from harness.catalog.hardware import Hardware
     from harness.catalog.models import ModelFacts
+    from harness.spec.facts import HardwareByName
 
 MAX_TASKS = 500_000
 
@@ -119,7 +121,7 @@ def expand(sweep: Sweep, models: Mapping[str, ModelFacts]) -> list[Task]:
 def expand_sweep(
     sweep: Sweep,
     models: Mapping[str, ModelFacts],
-    hardware: Mapping[str, Hardware] | None = None,
+    hardware: HardwareByName | None = None,
 ) -> Expansion:
     """Expand a sweep to tasks and keep account of what was left out; see :func:`expand`."""
     gpus = hardware if hardware is not None else load_hardware_facts(sweep)
@@ -132,7 +134,8 @@ def expand_sweep(
     for block in blocks:
         builder.add_grid(block)
     for extra in sweep.include:
-        builder.add_configuration(extra, facts[extra.model], gpus[extra.hardware])
+        for gpu in gpus[extra.hardware]:
+            builder.add_configuration(extra, facts[extra.model], gpu)
     removed = sum(block.excluded for block in blocks)
     if not builder.tasks and not builder.dropped:
         raise SweepError(
@@ -189,12 +192,12 @@ class _BlockChoice:
         sweep: Sweep,
         index: int,
         models: Mapping[str, ModelFacts],
-        hardware: Mapping[str, Hardware],
+        hardware: HardwareByName,
     ) -> None:
         self.grid = block_grid(sweep, index, models, hardware)
         self.sampling = self.grid.sampling or sweep.sampling
         self.own_sampling = self.grid.sampling is not None
-        self.reasons = reason_table(self.grid, sweep.gpu_limit)
+        self.reasons = reason_table(self.grid, sweep.engine, sweep.gpu_limit)
         removed = excluded(sweep, self.grid, models, hardware)
         self.excluded = int(removed.sum())
         self.named = ~removed
@@ -322,6 +325,7 @@ class _Builder:
                     grid.hardware[h].hardware, grid.precisions[q], grid.deployments[d]
                 )
                 detail = _detail(
+                    self.engine,
                     reason,
                     grid.models[m],
                     grid.hardware[h],
@@ -335,9 +339,9 @@ class _Builder:
         """Add one configuration that the sweep writes out."""
         axes = extra.model_dump()
         deployment = self.deployment(gpu.hardware, extra.precision, axes)
-        reason = _configuration_problem(extra, model, gpu, axes)
+        reason = _configuration_problem(self.engine, extra, model, gpu, axes)
         if reason is not None:
-            detail = _detail(reason, model, gpu, extra.precision, axes)
+            detail = _detail(self.engine, reason, model, gpu, extra.precision, axes)
             key = (model.model_id, deployment, reason, detail)
             self.dropped[key] = self.dropped.get(key, 0) + 1
             return
@@ -353,7 +357,7 @@ class _Builder:
 
 
 def _configuration_problem(
-    extra: Configuration, model: ModelFacts, gpu: Hardware, axes: Mapping[str, Any]
+    engine: str, extra: Configuration, model: ModelFacts, gpu: Hardware, axes: Mapping[str, Any]
 ) -> SkipReason | None:
     if extra.modality != "text" and model.vision is None:
         return SkipReason.NO_VISION_TOWER
@@ -365,6 +369,8 @@ def _configuration_problem(
         return SkipReason.EXPERTS_NOT_DIVISIBLE
     if not precision_runs(extra.precision, gpu):
         return SkipReason.PRECISION_NOT_SUPPORTED
+    if engine_refusal(engine, axes, extra.precision):
+        return SkipReason.ENGINE_NOT_CAPABLE
     context = token_counts(model, extra.modality, axes)[0] + extra.output_tokens
     if model.max_position and context > model.max_position:
         return SkipReason.CONTEXT_TOO_LONG
@@ -372,6 +378,7 @@ def _configuration_problem(
 
 
 def _detail(
+    engine: str,
     reason: SkipReason,
     model: ModelFacts,
     gpu: Hardware,
@@ -390,6 +397,7 @@ def _detail(
         f"{tensor * deployment['data_parallel']} ranks",
         SkipReason.PRECISION_NOT_SUPPORTED: f"{gpu.hardware} has {', '.join(gpu.peak_flops)}, "
         f"not {precision}",
+        SkipReason.ENGINE_NOT_CAPABLE: engine_refusal(engine, deployment, precision),
         SkipReason.CONTEXT_TOO_LONG: f"longest context is {model.max_position} tokens",
     }
     return sentences[reason]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from harness.catalog.models import ModelFacts
     from harness.spec.sweep import Sweep
 
+    HardwareByName = Mapping[str, tuple[Hardware, ...]]
+    """Hardware types by the name that the sweep uses: `local` may stand for several."""
+
 
 def load_models(sweep: Sweep) -> dict[str, ModelFacts]:
     """Load the facts of every model of a sweep.
@@ -56,23 +59,37 @@ def load_models(sweep: Sweep) -> dict[str, ModelFacts]:
     return models
 
 
-def load_hardware_facts(sweep: Sweep) -> dict[str, Hardware]:
+def load_hardware_facts(sweep: Sweep) -> HardwareByName:
     """Load the facts of every hardware type of a sweep, by the name that the sweep uses.
+
+    `local` is every accelerator type of this machine, or its CPU; any other name is one type.
 
     Raises
     ------
     SweepError
-        A hardware type is unknown.
+        A hardware type is unknown, or this machine has one that the catalog does not know.
     """
-    from harness.catalog.hardware import load_hardware
-
-    found: dict[str, Hardware] = {}
+    found: dict[str, tuple[Hardware, ...]] = {}
     for name in sweep.hardware_names:
         try:
-            found[name] = load_hardware(name)
+            found[name] = hardware_named(name)
         except CatalogError as error:
             raise _at(error, _where_named(sweep, "hardware", "hardware", name)) from None
     return found
+
+
+def hardware_named(name: str) -> tuple[Hardware, ...]:
+    """Hardware types that a name of a sweep stands for, at least one.
+
+    Raises
+    ------
+    CatalogError
+        The name is unknown, or it is `local` and this machine has a GPU of an unknown type.
+    """
+    from harness.catalog.hardware import load_hardware
+    from harness.catalog.local import is_local, local_hardware
+
+    return local_hardware() if is_local(name) else (load_hardware(name),)
 
 
 def load_prices(sweep: Sweep) -> dict[str, float]:
@@ -83,12 +100,10 @@ def load_prices(sweep: Sweep) -> dict[str, float]:
     SweepError
         A price is given for an unknown hardware type.
     """
-    from harness.catalog.hardware import load_hardware
-
     prices: dict[str, float] = {}
     for name, price in sweep.price_per_gpu_hour.items():
         try:
-            prices[load_hardware(name).hardware] = price
+            prices |= {each.hardware: price for each in hardware_named(name)}
         except CatalogError as error:
             raise _at(error, sweep.where("price_per_gpu_hour", name)) from None
     return prices

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harness.errors import SweepError
 from harness.spec.blocks import AxisGroup, Block, Sampling
+from harness.spec.capable import engine_refusal
 from harness.spec.conditions import NumberMatch, TextMatch
 from harness.spec.facts import canonical_names
 from harness.spec.problems import suggestion
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from harness.catalog.hardware import Hardware
     from harness.catalog.models import ModelFacts
+    from harness.spec.facts import HardwareByName
 
 MAX_GRID = 5_000_000
 WEIGHT_ONLY = frozenset({"int8", "int4", "mxfp4"})
@@ -73,7 +75,7 @@ def block_grid(
     sweep: Sweep,
     index: int,
     models: Mapping[str, ModelFacts],
-    hardware: Mapping[str, Hardware],
+    hardware: HardwareByName,
 ) -> Grid:
     """Lay out the grid of one block of a sweep.
 
@@ -108,7 +110,9 @@ def block_grid(
             fix="name a vision-language model, such as Qwen/Qwen3-VL-8B-Instruct.",
         )
     workloads = tuple(_combinations(workload_groups))
-    types = {hardware[name].hardware: hardware[name] for name in block.hardware or sweep.hardware}
+    types = {
+        each.hardware: each for name in block.hardware or sweep.hardware for each in hardware[name]
+    }
     return Grid(
         modality=block.modality,
         models=facts,
@@ -162,7 +166,7 @@ def _narrow(groups: list[AxisGroup], block: Block) -> list[AxisGroup]:
     return narrowed
 
 
-def reason_table(grid: Grid, gpu_limit: int | None) -> NDArray[np.int8]:
+def reason_table(grid: Grid, engine: str, gpu_limit: int | None) -> NDArray[np.int8]:
     """Why each configuration cannot be measured: 0 if it can, else 1 + place in ``REASONS``."""
     table = np.zeros(grid.shape, dtype=np.int8)
 
@@ -187,6 +191,11 @@ def reason_table(grid: Grid, gpu_limit: int | None) -> NDArray[np.int8]:
         mark(reason, np.array(wrong), _MODEL, _DEPLOYMENT)
     missing = [[not precision_runs(word, gpu) for word in grid.precisions] for gpu in grid.hardware]
     mark(SkipReason.PRECISION_NOT_SUPPORTED, np.array(missing), _HARDWARE, _PRECISION)
+    refused = [
+        [engine_refusal(engine, deployment, word) != "" for deployment in grid.deployments]
+        for word in grid.precisions
+    ]
+    mark(SkipReason.ENGINE_NOT_CAPABLE, np.array(refused), _PRECISION, _DEPLOYMENT)
     output = np.array([workload["output_tokens"] for workload in grid.workloads])
     longest = np.array([model.max_position or np.iinfo(np.int64).max for model in grid.models])
     too_long = grid.tokens[:, :, 0] + output > longest[:, None]
@@ -227,7 +236,7 @@ def precision_runs(precision: str, gpu: Hardware) -> bool:
 
 
 def excluded(
-    sweep: Sweep, grid: Grid, models: Mapping[str, ModelFacts], hardware: Mapping[str, Hardware]
+    sweep: Sweep, grid: Grid, models: Mapping[str, ModelFacts], hardware: HardwareByName
 ) -> NDArray[np.bool_]:
     """Which configurations of the grid meet one of the sweep's exclude conditions."""
     result = np.zeros(grid.shape, dtype=bool)
@@ -246,18 +255,18 @@ def _canonical(
     key: str,
     match: NumberMatch | TextMatch,
     models: Mapping[str, ModelFacts],
-    hardware: Mapping[str, Hardware],
+    hardware: HardwareByName,
 ) -> NumberMatch | TextMatch:
     """Replace names by canonical ids and refuse words that can match nothing."""
     if isinstance(match, NumberMatch):
         return match
-    tables: dict[str, dict[str, str]] = {
-        "model": canonical_names(models),
-        "hardware": {gpu.hardware: gpu.hardware for gpu in hardware.values()}
-        | {name: gpu.hardware for name, gpu in hardware.items()},
-        "family": {word: word for word in ("dense", "moe", "ssm")},
-        "precision": {str(word): word for word in sweep.precision},
-        "modality": {word: word for word in ("text", "image", "video")},
+    tables: dict[str, dict[str, tuple[str, ...]]] = {
+        "model": {name: (model_id,) for name, model_id in canonical_names(models).items()},
+        "hardware": {gpu.hardware: (gpu.hardware,) for types in hardware.values() for gpu in types}
+        | {name: tuple(gpu.hardware for gpu in types) for name, types in hardware.items()},
+        "family": {word: (word,) for word in ("dense", "moe", "ssm")},
+        "precision": {str(word): (word,) for word in sweep.precision},
+        "modality": {word: (word,) for word in ("text", "image", "video")},
     }
     known = tables[key]
     for word in match.words:
@@ -267,7 +276,7 @@ def _canonical(
                 where=sweep.where("exclude", index, key),
                 fix=suggestion(word, tuple(known), f"{key} names"),
             )
-    return TextMatch(tuple(known[word] for word in match.words))
+    return TextMatch(tuple(name for word in match.words for name in known[word]))
 
 
 def _matched(grid: Grid, key: str, match: NumberMatch | TextMatch) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ class SkipReason(StrEnum):
     OVER_BUDGET = "over_budget"
     NO_VISION_TOWER = "no_vision_tower"
     CONTEXT_TOO_LONG = "context_too_long"
+    ENGINE_NOT_CAPABLE = "engine_not_capable"
 
 
 EXPLANATIONS: dict[str, str] = {
@@ -31,4 +32,5 @@ EXPLANATIONS: dict[str, str] = {
     "over_budget": "beyond the budget of the sweep",
     "no_vision_tower": "the model takes no images or video",
     "context_too_long": "input and output exceed the longest context of the model",
+    "engine_not_capable": "the engine of the sweep cannot serve that way",
 }

@@ -114,6 +114,51 @@ class TwinSettings(BaseModel):
     seed: int = Field(default=0, ge=0, description="Seed of that spread.")
 
 
+class Measuring(BaseModel):
+    """How real engines are measured; the twin needs none of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    max_repeats: int | None = Field(
+        default=None, ge=1, description="Repeat up to so often while intervals are too wide."
+    )
+    target_ci95: float = Field(
+        default=0.03,
+        gt=0,
+        lt=1,
+        description="Half width of the 95 % interval, as a share of the energy, that is enough.",
+    )
+    warm_up_s: float = Field(
+        default=30.0, ge=0, description="Longest time to heat up until power is flat, s."
+    )
+    run_timeout_s: float = Field(
+        default=600.0, gt=0, description="Longest time that one run of a workload may take, s."
+    )
+    budget_s: float | None = Field(
+        default=None, gt=0, description="Longest time of one launch, loading included, s."
+    )
+    sentinel: bool = Field(
+        default=True, description="Measure one workload again in every trial, to see drift."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of prompts and of the order of trials.")
+
+
+class TransformersSettings(BaseModel):
+    """Settings of the transformers engine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto: what the hardware says; cpu, cuda or cuda:N.",
+    )
+    attention: str | None = Field(
+        default=None, description="Attention implementation, such as sdpa or eager."
+    )
+    threads: int | None = Field(default=None, ge=1, description="Host threads of torch.")
+
+
 def _prices(value: object) -> object:
     if isinstance(value, dict) and all(
         isinstance(price, int | float) and not isinstance(price, bool) and 0 <= price < math.inf
@@ -142,7 +187,7 @@ class Sweep(BaseModel):
         description="Model ids of the catalog, or paths relative to this file; the folder models/ "
         "beside it is searched too."
     )
-    hardware: Names = Field(description="Hardware ids or aliases.")
+    hardware: Names = Field(description="Hardware ids or aliases; local: this machine.")
     precision: Precisions = Field(default=("bf16",), description="Number formats.")
     tensor_parallel: PositiveAxis | None = Field(
         default=None, description="Tensor-parallel ranks; 1 if not given."
@@ -193,6 +238,10 @@ class Sweep(BaseModel):
         ),
     ] = Field(default={}, description="Price of a GPU-hour by hardware, for the cost of the plan.")
     twin: TwinSettings = Field(default=TwinSettings(), description="Settings of the twin engine.")
+    measuring: Measuring = Field(default=Measuring(), description="How real engines are measured.")
+    transformers: TransformersSettings = Field(
+        default=TransformersSettings(), description="Settings of the transformers engine."
+    )
     keep_traces: int = Field(
         default=20, ge=0, description="Number of tasks whose power traces are kept."
     )
@@ -247,6 +296,13 @@ class Sweep(BaseModel):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Sweep:
+        most = self.measuring.max_repeats
+        if most is not None and most < self.repeats:
+            raise problem(
+                f"max_repeats {most} is less than repeats {self.repeats}",
+                at=("measuring", "max_repeats"),
+                fix=f"use at least {self.repeats}, or lower repeats.",
+            )
         if not self.blocks and not self.include:
             raise problem(
                 "the sweep is empty: it has no blocks and no include",
@@ -315,6 +371,8 @@ _NESTED: dict[str, type[BaseModel]] = {
     "sampling": Sampling,
     "budgets": Budgets,
     "twin": TwinSettings,
+    "measuring": Measuring,
+    "transformers": TransformersSettings,
     "include": Configuration,
     "exclude": Condition,
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import SweepError
+
+if TYPE_CHECKING:
+    import yaml
 
 KeyPath = tuple[str | int, ...]
 MAX_NODES = 200_000
@@ -96,6 +97,8 @@ def read_yaml(path: Path) -> YamlDocument:
 
 def parse_yaml(text: str, path: Path | None = None) -> YamlDocument:
     """Parse YAML text whose top is a mapping; see :func:`read_yaml`."""
+    import yaml
+
     place = str(path) if path else "the sweep"
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -136,12 +139,16 @@ class _Builder:
     """Turns a YAML node tree into plain values, refusing what is ambiguous."""
 
     def __init__(self, place: str) -> None:
+        import yaml
+
         self.place = place
         self.lines: dict[KeyPath, int] = {}
         self.nodes = 0
         self._scalars = yaml.SafeLoader("")
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        import yaml
+
         self.nodes += 1
         line = node.start_mark.line + 1
         if self.nodes > MAX_NODES or len(path) > 40:
@@ -158,6 +165,8 @@ class _Builder:
         return self._scalar(node, path)
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        import yaml
+
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
@@ -187,6 +196,8 @@ class _Builder:
         return result
 
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
+        import yaml
+
         try:
             return self._scalars.construct_object(node, deep=True)
         except (yaml.YAMLError, ValueError) as error:

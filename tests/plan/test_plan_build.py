@@ -147,7 +147,7 @@ def test_costs_add_up() -> None:
 
 
 def test_idle_windows_are_those_of_a_launch() -> None:
-    from harness.trials import IDLE_WINDOW_S
+    from harness.measuring.idle import IDLE_WINDOW_S
 
     assert IDLE_S == 2 * IDLE_WINDOW_S
 
@@ -220,3 +220,46 @@ def test_a_path_is_planned_like_its_sweep(tmp_path: Any) -> None:
     by_name = make_plan(str(path), estimator=estimator)
     assert by_path.to_dict() == by_name.to_dict()
     assert by_path.sweep.path == path
+
+
+def test_a_real_engine_takes_longer_than_the_twin() -> None:
+    """Decode windows, the heating and the sentinel of every trial are counted."""
+    estimate = TaskEstimate(0.4, 0.8, 120.0, "fake")
+    plain, _ = task_cost(estimate, window_s=5.0, repeats=3)
+    whole, joules = task_cost(estimate, window_s=5.0, repeats=3, decode=True)
+    assert whole - plain == pytest.approx(3 * (0.4 + 7 * 0.8))
+    assert joules == pytest.approx(whole * 100.0)
+    one = TaskEstimate(0.4, 0.0, 40.0, "fake")
+    assert task_cost(one, window_s=5.0, repeats=3, decode=True) == task_cost(
+        one, window_s=5.0, repeats=3
+    )
+    single = {"tensor_parallel": 1, "pipeline_parallel": 1}
+    twin = plan_of(single).launches[0].cost.duration_s
+    real = plan_of({**single, "engine": "transformers"}).launches[0].cost.duration_s
+    bare = plan_of(
+        {**single, "engine": "transformers", "measuring": {"warm_up_s": 0, "sentinel": False}}
+    )
+    assert real > bare.launches[0].cost.duration_s + 30 > twin + 30
+
+
+def test_local_hardware_is_planned_under_its_canonical_id() -> None:
+    from harness.catalog import local_hardware
+
+    data = {
+        **SWEEP,
+        "engine": "transformers",
+        "hardware": "local",
+        "tensor_parallel": [1, 2],
+        "pipeline_parallel": 1,
+        "precision": ["fp32", "fp8"],
+        "models": ["Qwen/Qwen3-0.6B"],
+        "price_per_gpu_hour": {"local": 1.0},
+    }
+    plan = make_plan(parse_sweep(json.dumps(data)), estimator=RooflineEstimator())
+    names = [gpu.hardware for gpu in local_hardware()]
+    assert list(plan.hardware) == names
+    assert {task.deployment.hardware for task in plan.tasks} <= set(names)
+    assert "local" not in json.dumps(plan.to_dict()).replace("locally", "")
+    assert {task.deployment.tensor_parallel for task in plan.tasks} == {1}
+    assert plan.cost.price == pytest.approx(plan.cost.gpu_hours)
+    assert plan.skipped["engine_not_capable"] >= 8
