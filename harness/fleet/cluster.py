@@ -10,10 +10,13 @@ from contextlib import contextmanager
 
 from harness.errors import RunError
 
+NODE_LOCK = "node_lock"
+"""Resource of which every node has one: who holds it measures alone on that node."""
+
 
 @contextmanager
-def ray_cluster(workers: int | None = None) -> Iterator[int]:
-    """Hold a connection to Ray for the length of the block; yield the CPUs it offers.
+def ray_cluster(workers: int | None = None) -> Iterator[dict[str, float]]:
+    """Hold a connection to Ray for the length of the block; yield the resources it offers.
 
     With RAY_ADDRESS set, the cluster there is joined; otherwise Ray is started on this machine
     alone and ended with the block. A Ray that is already running here is never touched.
@@ -30,6 +33,8 @@ def ray_cluster(workers: int | None = None) -> Iterator[int]:
     """
     address = os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's workers are nice to others by 15; a measured process must not wait behind them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Workers fit small problems: more threads than processes only get in each other's way.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
@@ -49,6 +54,7 @@ def ray_cluster(workers: int | None = None) -> Iterator[int]:
                 address="local",
                 include_dashboard=False,
                 num_cpus=workers or os.cpu_count() or 1,
+                resources={NODE_LOCK: 1},
                 object_store_memory=128 * 2**20,
                 **quiet,
             )
@@ -62,7 +68,7 @@ def ray_cluster(workers: int | None = None) -> Iterator[int]:
             else "free memory or disk in the temporary folder, then run again",
         ) from error
     try:
-        yield int(ray.cluster_resources().get("CPU", 1))
+        yield {name: float(count) for name, count in ray.cluster_resources().items()}
     finally:
         ray.shutdown()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.fleet.cluster import NODE_LOCK
 from harness.fleet.worker import LaunchReport, run_batch, user_error
 
 MAX_ATTEMPTS = 3
@@ -31,11 +32,14 @@ class Batch:
         Launch specs as JSON.
     deadline_s
         Longest time from submission to result.
+    num_gpus
+        GPUs of one node that it needs.
     """
 
     launch_ids: tuple[str, ...]
     specs: tuple[str, ...]
     deadline_s: float
+    num_gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ def dispatch(
     *,
     slots: int,
     isolated: bool,
+    exclusive: bool = False,
     on_retry: Callable[[Batch, str], None],
 ) -> Iterator[Outcome]:
     """Run all batches on Ray and yield each outcome as it comes.
@@ -70,6 +75,8 @@ def dispatch(
         Batches in flight at the same time, queued ones included.
     isolated
         Every launch in a process of its own, in a worker that ends afterwards.
+    exclusive
+        One batch a node at a time, so that no measurement disturbs another.
     on_retry
         Told of every batch that is tried again, and why.
 
@@ -88,12 +95,14 @@ def dispatch(
 
     once = {"max_calls": 1} if isolated else {}
     remote = ray.remote(num_cpus=1, max_retries=0, **once)(run_batch)
+    lock: dict[str, Any] = {"resources": {NODE_LOCK: 1}} if exclusive else {}
     waiting: deque[tuple[Batch, int]] = deque((b, 1) for b in batches)
     flying: dict[Any, tuple[Batch, int, float]] = {}
     while waiting or flying:
         while waiting and len(flying) < slots:
             batch, attempt = waiting.popleft()
-            handle = remote.remote(batch.specs, out, isolated)
+            placed = remote.options(num_gpus=batch.num_gpus, **lock)
+            handle = placed.remote(batch.specs, out, isolated)
             flying[handle] = (batch, attempt, time.monotonic() + batch.deadline_s)
         ready, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_S)
         for handle in ready:
@@ -115,7 +124,7 @@ def _one_by_one(batch: Batch) -> list[Batch]:
     """Split a batch whose worker died: only the launch that kills it must be given up."""
     share_s = batch.deadline_s / max(1, len(batch.specs))
     pairs = zip(batch.launch_ids, batch.specs, strict=True)
-    return [Batch((launch_id,), (spec,), share_s) for launch_id, spec in pairs]
+    return [Batch((launch_id,), (spec,), share_s, batch.num_gpus) for launch_id, spec in pairs]
 
 
 def _collect(handle: Any, batch: Batch, attempt: int) -> tuple[Outcome | None, str]:

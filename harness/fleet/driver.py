@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.engines import load_engine
 from harness.errors import RunError
-from harness.fleet.cluster import ray_cluster
+from harness.fleet.cluster import NODE_LOCK, ray_cluster
 from harness.fleet.dispatch import Batch, BatchFailure, dispatch
 from harness.fleet.progress import ProgressSink, Quiet
 from harness.fleet.worker import LaunchReport
@@ -32,6 +32,9 @@ BATCH_TASKS = 96
 
 LAUNCH_DEADLINE_S = 3600.0
 """Time that one launch may take, waiting for a worker included; twin launches take seconds."""
+
+DEADLINE_FACTOR = 5.0
+"""A real launch may take so many times its plan, if that is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class RunSummary:
     flagged
         Reason code -> rows measured now that carry it.
     seconds, energy_j
-        Wall time of this run, and energy of one run of every task done now.
+        Wall time of this run, and energy of one run of every task done now (None where no
+        task has one).
     skips
         Reason -> configurations that the plan left out.
     """
@@ -60,7 +64,7 @@ class RunSummary:
     failed: int
     flagged: dict[str, int]
     seconds: float
-    energy_j: float
+    energy_j: float | None
     skips: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,7 +112,8 @@ def run_sweep(
     started = time.monotonic()
     sink = progress or Quiet()
     sweep = load_sweep(Path(sweep_path))
-    isolated = sweep.isolate_launches or load_engine(sweep.engine).isolated
+    real = load_engine(sweep.engine).isolated
+    isolated = sweep.isolate_launches or real
     out = Path(out).absolute()
     memory = RememberingEstimator(default_estimator(sweep.engine), out / "plan.parquet")
     plan = make_plan(sweep, estimator=memory)
@@ -135,7 +140,8 @@ def run_sweep(
         sink.started(len(plan.tasks), already)
         try:
             if specs:
-                state.work(_batches(specs, 1 if isolated else BATCH_TASKS), isolated, workers)
+                batches = _batches(specs, 1 if isolated else BATCH_TASKS, _deadlines(plan))
+                state.work(batches, isolated, real, workers)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             # Whatever goes wrong while cleaning up, the first error is the one to hear of.
@@ -164,17 +170,23 @@ class _Run:
         self.sink = sink
         self.done = 0
         self.failed = 0
-        self.energy_j = 0.0
+        self.energy_j: float | None = None
         self.flagged: dict[str, int] = {}
 
-    def work(self, batches: Sequence[Batch], isolated: bool, workers: int | None) -> None:
-        """Run all batches."""
-        with ray_cluster(workers) as cpus:
+    def work(
+        self, batches: Sequence[Batch], isolated: bool, real: bool, workers: int | None
+    ) -> None:
+        """Run all batches; real ones measure alone on their node."""
+        with ray_cluster(workers) as resources:
+            if real:
+                _check_resources(batches, resources)
+            slots = resources[NODE_LOCK] if real else 2 * resources.get("CPU", 1)
             for outcome in dispatch(
                 batches,
                 str(self.folder.path),
-                slots=2 * cpus,
+                slots=int(slots),
                 isolated=isolated,
+                exclusive=real,
                 on_retry=self._retry,
             ):
                 if isinstance(outcome, BatchFailure):
@@ -207,7 +219,8 @@ class _Run:
             return
         self.done += report.done
         self.failed += len(report.failures)
-        self.energy_j += report.energy_j
+        if report.energy_j is not None:
+            self.energy_j = (self.energy_j or 0.0) + report.energy_j
         for reason, count in report.flagged.items():
             self.flagged[reason] = self.flagged.get(reason, 0) + count
         self.folder.append_event(
@@ -227,7 +240,7 @@ class _Run:
         self.sink.advanced(
             report.done,
             len(report.failures),
-            report.energy_j,
+            report.energy_j or 0.0,
             f"{report.model_id} on {report.hardware}",
         )
 
@@ -267,17 +280,53 @@ def missing_launches(sweep: Sweep, plan: Plan, done: set[str]) -> list[LaunchSpe
                 config_path=plan.models[launch.model_id].config_path.absolute(),
                 deployment=launch.deployment,
                 workloads=tuple(t.workload for t in tasks),
-                protocol=Protocol(
-                    repeats=sweep.repeats, window_s=sweep.window_s, seed=sweep.twin.seed
-                ),
+                protocol=_protocol(sweep, launch.deployment.engine),
                 sweep=sweep.name,
                 keep_traces=tuple(i for i, t in enumerate(tasks) if t.task_id in wanted),
-                engine_options={"repeat_noise": sweep.twin.repeat_noise}
-                if launch.deployment.engine == "twin"
-                else {},
+                engine_options=_engine_options(sweep, launch.deployment.engine),
             )
         )
     return out
+
+
+def _protocol(sweep: Sweep, engine: str) -> Protocol:
+    if engine == "twin":
+        return Protocol(repeats=sweep.repeats, window_s=sweep.window_s, seed=sweep.twin.seed)
+    return Protocol(repeats=sweep.repeats, window_s=sweep.window_s, **sweep.measuring.model_dump())
+
+
+def _engine_options(sweep: Sweep, engine: str) -> dict[str, Any]:
+    if engine == "twin":
+        return {"repeat_noise": sweep.twin.repeat_noise}
+    if engine == "transformers":
+        return sweep.transformers.model_dump()
+    return {}
+
+
+def _deadlines(plan: Plan) -> dict[str, float]:
+    """Launch id -> longest time of it: plans of real engines are rough."""
+    return {
+        launch.launch_id: max(LAUNCH_DEADLINE_S, DEADLINE_FACTOR * launch.cost.duration_s)
+        for launch in plan.launches
+    }
+
+
+def _check_resources(batches: Sequence[Batch], resources: Mapping[str, float]) -> None:
+    """Refuse what could never be placed: Ray would wait for it in silence."""
+    if not resources.get(NODE_LOCK):
+        raise RunError(
+            "no node of this cluster offers the lock that keeps measurements apart",
+            where=f"Ray resource {NODE_LOCK!r}",
+            fix=f"start every node with --resources='{{\"{NODE_LOCK}\": 1}}'",
+        )
+    needed = max(batch.num_gpus for batch in batches)
+    there = int(resources.get("GPU", 0))
+    if needed > there:
+        raise RunError(
+            f"a launch needs {needed} GPUs and Ray sees {there} here",
+            where="this machine or cluster",
+            fix="choose a deployment that fits, or start Ray with --num-gpus where it finds none",
+        )
 
 
 def _traced(plan: Plan, count: int) -> set[str]:
@@ -287,26 +336,34 @@ def _traced(plan: Plan, count: int) -> set[str]:
     return {t.task_id for t in plan.tasks[::step][:count]}
 
 
-def _batches(specs: Sequence[LaunchSpec], size: int) -> list[Batch]:
+def _batches(specs: Sequence[LaunchSpec], size: int, deadlines: Mapping[str, float]) -> list[Batch]:
     """Group neighbouring launches until a batch holds `size` tasks."""
     out: list[Batch] = []
     group: list[LaunchSpec] = []
     for spec in specs:
         group.append(spec)
         if sum(len(s.workloads) for s in group) >= size:
-            out.append(_batch(group))
+            out.append(_batch(group, deadlines))
             group = []
     if group:
-        out.append(_batch(group))
+        out.append(_batch(group, deadlines))
     return out
 
 
-def _batch(group: Sequence[LaunchSpec]) -> Batch:
+def _batch(group: Sequence[LaunchSpec], deadlines: Mapping[str, float]) -> Batch:
     return Batch(
         tuple(s.launch_id for s in group),
         tuple(s.model_dump_json() for s in group),
-        LAUNCH_DEADLINE_S * len(group),
+        sum(deadlines[s.launch_id.partition("-")[0]] for s in group),
+        max(_gpus(s) for s in group),
     )
+
+
+def _gpus(spec: LaunchSpec) -> int:
+    """GPUs that a launch really occupies: none for the twin, or where the CPU computes."""
+    deployment = spec.deployment
+    on_cpu = deployment.hardware.startswith("CPU") or spec.engine_options.get("device") == "cpu"
+    return 0 if deployment.engine == "twin" or on_cpu else deployment.num_gpus
 
 
 def _refuse_other_sweep(folder: RunFolder, sweep: Sweep) -> None:
@@ -323,7 +380,8 @@ def _refuse_other_sweep(folder: RunFolder, sweep: Sweep) -> None:
 def _manifest(sweep: Sweep, plan: Plan) -> dict[str, object]:
     from importlib.metadata import version
 
-    packages = ("energylens", "ray", "aiconfigurator-core", "pyarrow", "pandas", "numpy")
+    packages = ["energylens", "ray", "aiconfigurator-core", "pyarrow", "pandas", "numpy"]
+    packages += ["torch", "transformers"] if sweep.engine == "transformers" else []
     return {
         "sweep_name": sweep.name,
         "sweep": sweep.text,

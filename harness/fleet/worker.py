@@ -8,9 +8,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness.errors import EnergyLensError, RunError
 from harness.launch import LaunchSpec, run_launch, store_result
@@ -28,7 +29,7 @@ class LaunchReport:
     hardware: str
     done: int
     seconds: float
-    energy_j: float
+    energy_j: float | None
     failures: tuple[tuple[str, str, str], ...] = ()
     flagged: dict[str, int] = field(default_factory=dict)
     """Reason code -> rows that carry it."""
@@ -79,7 +80,7 @@ def run_batch(specs: Sequence[str], out: str, isolated: bool) -> list[LaunchRepo
                 spec.deployment.hardware,
                 0,
                 time.monotonic() - started,
-                0.0,
+                None,
                 lost=len(spec.workloads),
                 crash=f"{type(error).__name__}: {error}"[:300],
             )
@@ -99,7 +100,7 @@ def _in_process(spec: LaunchSpec, out: str) -> LaunchReport:
         spec.deployment.hardware,
         len(result.rows),
         time.monotonic() - started,
-        float(sum(row["total_energy_j"] for row in rows)),
+        _sum([row["total_energy_j"] for row in rows]),
         tuple(result.failures),
         dict(flags),
     )
@@ -116,7 +117,7 @@ def _in_child(spec: LaunchSpec, text: str, out: str) -> LaunchReport:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            env={**os.environ, "ENERGYLENS_LAUNCH": spec.launch_id},
+            env=_launch_environment(spec),
             check=False,
         )
     if child.returncode not in (0, USER_ERROR):
@@ -131,22 +132,27 @@ def _in_child(spec: LaunchSpec, text: str, out: str) -> LaunchReport:
     return _stored_report(spec, out, time.monotonic() - started)
 
 
+def _launch_environment(spec: LaunchSpec) -> dict[str, str]:
+    """Environment of a launch: marked, and free of the one thread that Ray gives its workers."""
+    few = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    kept = {key: value for key, value in os.environ.items() if key not in few}
+    return {**kept, "ENERGYLENS_LAUNCH": spec.launch_id}
+
+
 def _stored_report(spec: LaunchSpec, out: str, seconds: float) -> LaunchReport:
     """Report of a launch from the rows that its process wrote."""
     import pyarrow.parquet as pq
 
     from harness.store import RunFolder
 
-    key = f"loose-{spec.launch_id}-{spec.attempt}.parquet"
-    path = RunFolder.open(out).partition(spec.deployment.hardware) / key
+    folder = RunFolder.open(out)
+    path = folder.partition(spec.deployment.hardware) / f"loose-{spec.key}.parquet"
     # The file alone, not the folder's partitions around it.
-    rows = pq.ParquetFile(path).read(["task_id", "total_energy_j", "reasons"]).to_pylist()
-    failures = tuple(
-        (row["task_id"], row["reasons"][0], "see events and rows of this task")
-        for row in rows
-        if row["total_energy_j"] is None
-    )
-    measured = [row for row in rows if row["total_energy_j"] is not None]
+    columns = ["task_id", "total_energy_j", "reasons"]
+    rows = pq.ParquetFile(path).read(columns).to_pylist() if path.exists() else []
+    failures = _failures(folder.launch_record(spec.key))
+    failed = {task_id for task_id, _, _ in failures}
+    measured = [row for row in rows if row["task_id"] not in failed]
     flags = Counter(reason for row in measured for reason in row["reasons"] or ())
     return LaunchReport(
         spec.launch_id,
@@ -154,10 +160,22 @@ def _stored_report(spec: LaunchSpec, out: str, seconds: float) -> LaunchReport:
         spec.deployment.hardware,
         len(rows),
         seconds,
-        float(sum(row["total_energy_j"] for row in measured)),
+        _sum([row["total_energy_j"] for row in measured]),
         failures,
         dict(flags),
     )
+
+
+def _sum(energies_j: Sequence[float | None]) -> float | None:
+    """Sum of what is known; None where nothing is."""
+    known = [energy_j for energy_j in energies_j if energy_j is not None]
+    return float(sum(known)) if known else None
+
+
+def _failures(record: Mapping[str, Any] | None) -> tuple[tuple[str, str, str], ...]:
+    """(task_id, class, detail) of each task without a measurement, from a launch's record."""
+    found = (record or {}).get("failures") or []
+    return tuple((str(task_id), str(kind), str(detail)) for task_id, kind, detail in found)
 
 
 def user_error(error: BaseException) -> EnergyLensError | None:
