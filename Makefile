@@ -4,18 +4,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
+GPU_OUT ?= runs/gpu-check
+GPU_SLICE_S ?= 480
 # One thread each for the linear algebra of small problems: faster, and the cores stay free.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: quickstart install install-dev check format test bench clean help
+.PHONY: quickstart install install-dev check format test bench gpu-check clean help
 
 help:
 	@echo "make quickstart  install, then sweep -> run -> fit -> evaluate -> recommend -> report"
 	@echo "make test        install, then the whole test suite"
 	@echo "make check       format, lint, types, import contracts"
 	@echo "make bench       speed and quality figures (docs/benchmarks.md)"
+	@echo "make gpu-check   one slice (8 min at most) of the GPU check on a CUDA machine (docs/gpu.md)"
 	@echo "make clean       remove what was built here (not your runs)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -54,6 +57,10 @@ test: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run_all.py
+
+# No install: what the machine has must do. Call it again to go on.
+gpu-check:
+	PYTHONPATH=. $(PYTHON) -m harness.gpucheck --out $(GPU_OUT) --slice-s $(GPU_SLICE_S)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
