@@ -8,8 +8,10 @@ import typer
 
 from energylens.cli import (
     choose,
+    compare,
     design,
     discover,
+    doctor,
     evaluate,
     explore,
     extrapolate,
@@ -39,7 +41,9 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Exit codes: 0 fine, 1 the answer is no (a limit cannot be met), 2 bad input.")
+@app.callback(
+    epilog="Exit codes: 0 fine, 1 the answer is no (an unmet limit, a regression), 2 bad input."
+)
 def options(
     version: Annotated[
         bool,
@@ -50,7 +54,7 @@ def options(
 
 
 COMMANDS = (
-    ("Prepare", "doctor", machine.doctor),
+    ("Prepare", "doctor", doctor.doctor),
     ("Prepare", "plan", sweeps.plan),
     ("Measure", "run", sweeps.run),
     ("Measure", "status", machine.status),
@@ -63,6 +67,7 @@ COMMANDS = (
     ("Understand", "query", explore.query),
     ("Understand", "report", explore.report),
     ("Decide", "recommend", choose.recommend),
+    ("Watch", "compare", compare.compare),
 )
 for panel, name, function in COMMANDS:
     app.command(name, rich_help_panel=panel)(function)
