@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,13 +86,39 @@ def search_terms(problem: Problem, *, fixed: Path | None = None) -> Path:
         scores[front.name] = (solver.score(squares, coefficients, free), theta)
     name = min(scores, key=lambda front: scores[front][0])
     same = twins(solver, every)
-    walk = _Walk(solver, name, [term for term in every if term not in same], scores[name][1])
-    walk.down(retune=True)
-    walk.up()
-    walk.swap(retune=True)
-    _, best = min(walk.sizes.values())
-    walk.retune([walk.terms.index(term) for term in best])
-    return Path(name, walk.sizes, walk.theta, {k: v[0] for k, v in scores.items()}, same)
+    single = [term for term in every if term not in same]
+    walks = []
+    for theta in _starts(solver, name, every, scores[name][1]):
+        walk = _Walk(solver, name, single, theta)
+        walk.down(retune=True)
+        walk.up()
+        walk.swap(retune=True)
+        walks.append(walk)
+    best_walk = min(walks, key=lambda walk: min(walk.sizes.values()))
+    sizes = {
+        size: min(walk.sizes[size] for walk in walks if size in walk.sizes)
+        for size in sorted({size for walk in walks for size in walk.sizes})
+    }
+    _, best = min(best_walk.sizes.values())
+    best_walk.retune([best_walk.terms.index(term) for term in best])
+    return Path(name, sizes, best_walk.theta, {k: v[0] for k, v in scores.items()}, same)
+
+
+def _starts(solver: Solver, front: str, terms: Sequence[str], tuned: Theta) -> list[Theta]:
+    """Exponents to begin a walk from: those of the whole library, and a coarse grid.
+
+    A walk drops terms while exponents are still far off, and where it ends depends on them, down
+    to the rounding of the processor; several walks find the same law from anywhere.
+    """
+    relevant = solver.relevant(front, list(terms))
+    grid = {key: values for key, values in _GRID.items() if key in relevant}
+    starts = [tuned]
+    for chosen in product(*grid.values()) if grid else ():
+        some = {
+            key: np.full_like(tuned[key], value) for key, value in zip(grid, chosen, strict=True)
+        }
+        starts.append({**tuned, **some})
+    return starts
 
 
 def twins(solver: Solver, terms: Sequence[str]) -> dict[str, str]:
@@ -120,6 +147,10 @@ def _parallel(a: Array, b: Array) -> bool:
     if not all(lengths):
         return not any(lengths)
     return bool(np.allclose(a / lengths[0], b / lengths[1], rtol=1e-9, atol=1e-12))
+
+
+_GRID = {"rho": (0.15, 0.3, 0.45), "f": (0.8, 1.3)}
+"""Exponents that walks begin from beside the tuned ones."""
 
 
 class _Walk:
