@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from energylens.beside import Beside, read_beside, save_beside
 from energylens.fingerprint import fingerprint
+from energylens.rowkinds import origins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ def evaluate_run(
             "classes": list(dict.fromkeys(result.scores["scenario_class"])) or list(classes),
             "seeds": seeds,
             "hold_out": hold_out,
-            "provenance": dict(measurements["provenance"].value_counts()),
+            "provenance": origins(measurements),
             "scores": result.scores,
             "notes": result.notes,
             "divergence": divergence(measurements),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from energylens.beside import Beside, read_beside, save_beside
 from energylens.fingerprint import fingerprint
+from energylens.rowkinds import origins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ def extrapolate_run(
             "samples": samples,
             "seeds": seeds,
             "thresholds": asdict(limits),
-            "provenance": dict(measurements["provenance"].value_counts()),
+            "provenance": origins(measurements),
             **result.to_dict(),
             "total_seconds": time.perf_counter() - began_s,
         }

@@ -9,6 +9,7 @@ import typer
 
 from energylens.cli.options import JsonOption, RunArgument
 from energylens.cli.output import console, print_json, provenance_line, table
+from energylens.rowkinds import origins
 from energylens.units import coefficient, percent
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def fit(
     if as_json:
         print_json(law.to_dict())
     else:
-        _print_fit(law, dict(frame["provenance"].value_counts()), out, model, hardware)
+        _print_fit(law, origins(frame), out, model, hardware)
 
 
 def _print_fit(
