@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
+from scripted import GpuScript
 
 from harness.meters.sampler_place import core_of, stay_off
+from harness.meters.sampler_process import ReaderSpec, SamplerProcess
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="no choice of cores on this system"
@@ -76,3 +79,21 @@ def test_a_process_that_is_gone_changes_nothing():
     move()
     stay_off(process.pid)()
     assert os.sched_getaffinity(0) == before
+
+
+def test_the_sampler_stays_off_the_core_of_this_process(scripted):
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("a single core")
+    nvml = scripted([GpuScript()], virtual=False)
+    sampler = SamplerProcess([ReaderSpec("nvml", nvml.uuids)], 0.02)
+    try:
+        for core in sorted(allowed)[:2]:
+            os.sched_setaffinity(0, {core})
+            until = time.monotonic() + 10
+            while os.sched_getaffinity(sampler.pid) != allowed - {core}:
+                assert time.monotonic() < until
+                time.sleep(0.02)
+    finally:
+        os.sched_setaffinity(0, allowed)
+        sampler.close()
