@@ -108,6 +108,17 @@ def test_a_simulated_gpu_is_read_by_the_real_meter_and_called_projected(h100, tm
         session.close()
 
 
+@pytest.mark.parametrize("pids", [(), (4242,)])
+def test_processes_that_were_there_before_are_told(h100, tmp_path, pids):
+    h100.set_processes(0, pids)
+    session = _open(tmp_path, "H100-SXM5-80GB", device="cpu")
+    try:
+        assert session.environment()["foreign_processes"] == len(pids)
+        assert session.environment()["devices"][0]["driver"] == "scripted-1.0"
+    finally:
+        session.close()
+
+
 def test_work_of_the_cpu_is_never_given_the_power_of_a_gpu(h100, tmp_path):
     with pytest.raises(NotSupportedError, match="done by the CPU"):
         _open(

@@ -135,3 +135,32 @@ def test_windows_are_as_long_as_the_sensor_asks() -> None:
 def test_one_repeat_says_so() -> None:
     outcome, todo = measure(RealTwin(), repeats=1)
     assert all("single_repeat" in row["reasons"] for row in rows(outcome, todo))
+
+
+class Crowded(RealTwin):
+    """Somebody else was on the device before."""
+
+    def environment(self):
+        return {"foreign_processes": 1}
+
+
+def test_a_foreign_process_flags_every_row() -> None:
+    outcome, todo = measure(Crowded(), WORK[:1])
+    row = rows(outcome, todo)[0]
+    assert "foreign_process" in row["reasons"]
+    assert row["valid"] is False
+
+
+def test_a_process_that_comes_later_is_foreign_too() -> None:
+    session = RealTwin()
+    read, calls = session.meter.read, [0]
+
+    def with_processes(start_ns, end_ns):
+        calls[0] += 1
+        samples = read(start_ns, end_ns)
+        count = np.full(samples.power_w.shape, 1.0 if calls[0] < 6 else 2.0)
+        return replace(samples, process_count=count)
+
+    session.meter.read = with_processes
+    outcome, todo = measure(session, WORK[:1])
+    assert "foreign_process" in rows(outcome, todo)[0]["reasons"]
