@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Hashable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energylens.comparison import words
 from energylens.comparison.metrics import METRICS
+from energylens.htmlpage import fill, write
 from energylens.report.facts import PROVENANCE, PROVENANCE_TEXT
 from energylens.units import count, duration, energy, percent
-from harness.errors import StoreError
 from harness.measuring.reasons import REASONS
 
 if TYPE_CHECKING:
@@ -33,41 +30,16 @@ def write_page(result: Comparison, path: Path) -> Path:
     StoreError
         When it cannot be written.
     """
-    html = render(result)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        partial.write_text(html, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise StoreError(
-            f"the page cannot be written: {error.strerror}",
-            where=str(path),
-            fix="give another place with --html",
-        ) from error
+    write(render(result), path, what="page", option="--html")
     return path
 
 
 def render(result: Comparison) -> str:
     """Return the page as HTML text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    import energylens
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_unbroken,
-    )
-    return environment.get_template("page.html").render(
-        **sections(result),
-        style=Markup((REPORT / "report.css").read_text(encoding="utf-8")),
-        version=energylens.__version__,
-        generated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-    )
+    style = Markup((REPORT / "report.css").read_text(encoding="utf-8"))
+    return fill(HERE / "page.html", **sections(result), style=style)
 
 
 def sections(result: Comparison) -> dict[str, Any]:
@@ -220,10 +192,3 @@ def _point(change: float, lo: float, hi: float, scale: float, verdict: str) -> d
 
 def _reasons(codes: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(code, REASONS[code].text if code in REASONS else "") for code in codes]
-
-
-def _unbroken(value: Any) -> Any:
-    """Keep a number and its unit on one line."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return re.sub(r"(?<=\d) (?=%|(?:[mkMG]?J|[mµ]?s|min|h)\b)", "\N{NO-BREAK SPACE}", value)

@@ -8,26 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from energylens.doctor.diagnosis import Check, Section, attempt
+from harness.meters.nvml_library import code_of, explain
 
 POWERCAP = Path("/sys/class/powercap")
-_REASONS = {
-    "NVMLError_LibraryNotFound": (
-        "no NVIDIA driver on this machine (libnvidia-ml.so.1 is missing)",
-        "on a GPU machine install the driver; in a container pass the GPUs (--gpus all)",
-    ),
-    "NVMLError_DriverNotLoaded": (
-        "the NVIDIA driver is installed but not loaded",
-        "load it (modprobe nvidia) or reboot after the update",
-    ),
-    "NVMLError_LibRmVersionMismatch": (
-        "driver library and kernel module are of different versions",
-        "reboot, or load the module that belongs to the library",
-    ),
-    "NVMLError_NoPermission": (
-        "this user may not talk to the NVIDIA driver",
-        "check the permissions of /dev/nvidia*",
-    ),
-}
 
 
 def nvidia(bindings: Any = None) -> tuple[Section, bool, str]:
@@ -55,9 +38,7 @@ def nvidia(bindings: Any = None) -> tuple[Section, bool, str]:
     try:
         bindings.nvmlInit()
     except bindings.NVMLError as error:
-        text, fix = _REASONS.get(
-            type(error).__name__, (f"NVML does not start: {error}", "check nvidia-smi")
-        )
+        text, fix = explain(code_of(error), str(error))
         return Section(title, (Check("NVML", text, "no", fix),)), False, text
     try:
         return _devices(bindings, title)

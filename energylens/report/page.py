@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from energylens.fingerprint import fingerprint
+from energylens.htmlpage import fill
 from energylens.plain import plain
 from energylens.report import facts, law, levers, ranking, times, tradeoff
 from energylens.report.write import Material
@@ -18,30 +17,18 @@ HERE = Path(__file__).parent
 
 def render(material: Material) -> str:
     """Return the page of a run as HTML text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    import energylens
-
     content = sections(material)
     data = content.pop("data")
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_unbroken,
-    )
-    return environment.get_template("template.html").render(
+    return fill(
+        HERE / "template.html",
         **content,
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
         data=Markup(_script_json(data)),
-        version=energylens.__version__,
-        generated=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         fingerprint=fingerprint(material.frame),
     )
 
@@ -75,14 +62,6 @@ def sections(material: Material) -> dict[str, Any]:
             "curves": ranking.curves(evaluation) if evaluation else None,
         },
     }
-
-
-def _unbroken(value: Any) -> Any:
-    """Keep a number, its thousands and its unit on one line."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    value = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "\N{NARROW NO-BREAK SPACE}", value)
-    return re.sub(r"(?<=\d) (?=%|(?:[mkMG]?J|[mµ]?s|min|h)\b)", "\N{NO-BREAK SPACE}", value)
 
 
 def _truth(material: Material) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energylens.evaluation import evaluate_run, saved_evaluation
 from energylens.fitfile import is_of
+from energylens.htmlpage import write
 from harness.errors import EnergyLensError, StoreError
 
 if TYPE_CHECKING:
@@ -84,16 +84,7 @@ def write_report(
     material, fit_source, evaluation_source = gather(directory, fit_path)
     path = out or directory / REPORT_FILE
     html = render(material)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        partial.write_text(html, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise StoreError(
-            f"the report cannot be written: {error.strerror}",
-            where=str(path),
-            fix="give another place with --out",
-        ) from error
+    write(html, path, what="report", option="--out")
     return WrittenReport(path, path.stat().st_size, fit_source, evaluation_source)
 
 

@@ -114,7 +114,7 @@ def test_a_machine_with_gpus_is_described_gpu_by_gpu() -> None:
 
 
 def test_a_driver_that_does_not_start_says_why() -> None:
-    missing = type("NVMLError_LibraryNotFound", (RuntimeError,), {})
+    missing = type("NVMLError_LibraryNotFound", (RuntimeError,), {"value": 12})
     section, able, reason = nvidia(Gpus(missing("no library")))
     assert not able
     assert reason.startswith("no NVIDIA driver")
