@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def summary(rows: Sequence[dict[str, Any]], failures: int, seconds: float, out: Path) -> str:
     """One line: how many tasks, how many without a measurement, how many flagged."""
-    flagged = sum(1 for row in rows if not row.get("valid")) - failures
+    flagged = sum(1 for row in rows if row.get("repeats") and not row["valid"])
     return f"{len(rows)} tasks, {failures} failed, {flagged} flagged, {seconds:.1f} s -> {out}"
 
 

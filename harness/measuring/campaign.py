@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.engines import Phase, Session
-from harness.errors import EnergyLensError, EngineError, TimedOutError
+from harness.errors import EnergyLensError, EngineError, MeterError, TimedOutError
 from harness.measuring.drift import Drift, drift_of
 from harness.measuring.idle import Idle, idle_power
 from harness.measuring.journal import Journal
@@ -113,6 +113,7 @@ class Campaign:
             self._out.failures.append((task_id, kind, detail))
         self._per_run_s: dict[str, dict[Phase, float]] = {}
         self._sentinel_id: str | None = None
+        self._meter_error: str | None = None
         self._order: list[list[str]] = []
         self._phases = np.random.default_rng([protocol.seed, 1])
 
@@ -123,8 +124,13 @@ class Campaign:
         before = idle_power(session)
         self._warm_up()
         heated = None if session.virtual else self._heat()
-        self._measure(before)
-        after = idle_power(session)
+        after = before
+        try:
+            self._measure(before)
+            after = idle_power(session)
+        except MeterError as error:
+            # What was measured before stays; the rest is left to the next run.
+            self._meter_error = str(error)
         self._conclude(before, after, heated)
         return self._out
 
@@ -332,11 +338,12 @@ class Campaign:
         for task_id in self._open():
             trials = self._trials.get(task_id, [])
             if not trials:
-                self._fail(task_id, "not_reached", "the time of the launch ran out before it")
+                why_not = self._meter_error or "the time of the launch ran out before it"
+                self._fail(task_id, "not_reached", why_not)
                 continue
             reasons = self._launch_reasons(drift, heated)
             if len(trials) < self._protocol.repeats:
-                reasons.add("budget_spent")
+                reasons.add("meter_lost" if self._meter_error else "budget_spent")
             if len(trials) == 1:
                 reasons.add("single_repeat")
             energy = energies.get(task_id)
@@ -362,6 +369,7 @@ class Campaign:
         self, before: Idle, after: Idle, heated: Heated | None, drift: Drift
     ) -> dict[str, Any]:
         return {
+            "meter_error": self._meter_error,
             "sensor": asdict(self._session.meter.sensor),
             "sensor_problems": trusted(self._session.meter.sensor)
             if self._session.meter.has_power

@@ -47,6 +47,7 @@ REASONS: dict[str, Reason] = {
     "single_repeat": Reason(
         False, "one repeat: the interval knows the sensor, not how repeats scatter"
     ),
+    "meter_lost": Reason(False, "the power sensor could not be read any more before all repeats"),
     "budget_spent": Reason(False, "the time of the launch ran out before all repeats"),
     "out_of_memory": Reason(True, "the workload does not fit into memory"),
     "timed_out": Reason(True, "one run takes longer than allowed, or than the budget"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from real_twin import BELIEVED, WORK, RealTwin, tasks, truth
 
+from harness.errors import MeterError
 from harness.measuring.campaign import Campaign, Outcome
 from harness.measuring.journal import NoJournal
 from harness.measuring.settings import Protocol
@@ -164,3 +165,24 @@ def test_a_process_that_comes_later_is_foreign_too() -> None:
     session.meter.read = with_processes
     outcome, todo = measure(session, WORK[:1])
     assert "foreign_process" in rows(outcome, todo)[0]["reasons"]
+
+
+def test_a_sampler_that_is_gone_for_good_costs_what_was_not_measured_yet() -> None:
+    session = RealTwin()
+    read, calls = session.meter.read, [0]
+
+    def dies(start_ns, end_ns):
+        calls[0] += 1
+        if calls[0] > 16:
+            raise MeterError("the sampler ended")
+        return read(start_ns, end_ns)
+
+    session.meter.read = dies
+    outcome, todo = measure(session)
+    assert outcome.columns
+    for row in outcome.columns.values():
+        assert "meter_lost" in row["reasons"]
+        assert row["total_energy_j"] > 0
+    left = {task_id for task_id, kind, _ in outcome.failures if kind == "not_reached"}
+    assert left | set(outcome.columns) == {task.task_id for task in todo}
+    assert outcome.record["meter_error"] == "the sampler ended"
