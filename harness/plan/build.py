@@ -84,7 +84,7 @@ def make_plan(sweep: Sweep | str | Path, *, estimator: Estimator | None = None) 
         skips=tuple(skips),
         excluded=expansion.excluded,
         cost=sum_costs(item.launch.cost for item in kept),
-        estimators=dict(Counter(name for item in kept for name in item.sources)),
+        estimators=dict(sum((item.sources for item in kept), Counter())),
         models=models,
         hardware=hardware,
     )
@@ -93,7 +93,7 @@ def make_plan(sweep: Sweep | str | Path, *, estimator: Estimator | None = None) 
 @dataclass(frozen=True, slots=True)
 class _Planned:
     launch: Launch
-    sources: tuple[str, ...]
+    sources: Counter[str]
 
 
 def _skip_of(dropped: Dropped) -> Skip:
@@ -155,7 +155,7 @@ def _plan_group(
         tasks=tuple(kept),
         cost=_launch_cost(sweep, gpu, price, deployment, estimates),
     )
-    return _Planned(launch, tuple(item.source for item in estimates)), skips
+    return _Planned(launch, Counter(item.source for item in estimates)), skips
 
 
 def _joined(details: Iterable[str]) -> str:

@@ -129,11 +129,21 @@ class Plan:
     models: Mapping[str, ModelFacts] = field(repr=False)
     hardware: Mapping[str, Hardware] = field(repr=False)
     provenance: str = "projected"
+    _tasks: list[tuple[Task, ...]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """All tasks, launch by launch."""
-        return tuple(task for launch in self.launches for task in launch.tasks)
+        """All tasks, launch by launch; made once."""
+        if not self._tasks:
+            self._tasks.append(tuple(task for launch in self.launches for task in launch.tasks))
+        return self._tasks[0]
+
+    @property
+    def task_count(self) -> int:
+        """Number of tasks of all launches."""
+        return sum(len(launch.tasks) for launch in self.launches)
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -173,7 +183,7 @@ class Plan:
             "sweep": self.sweep.name,
             "engine": self.sweep.engine,
             "provenance": self.provenance,
-            "tasks": sum(len(launch.tasks) for launch in self.launches),
+            "tasks": self.task_count,
             "excluded": self.excluded,
             "skipped": self.skipped,
             "estimates": asdict(self.cost),

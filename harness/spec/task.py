@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from harness.spec.deployment import Deployment
+from harness.spec.taskid import TaskIds
 from harness.spec.workload import Workload
 
 if TYPE_CHECKING:
@@ -36,9 +37,12 @@ class Task(BaseModel):
     @cached_property
     def task_id(self) -> str:
         """Hash of the configuration and nothing else: the same on every machine."""
-        from harness.store.identity import task_id_of
+        return _ids(self.model_id, self.deployment).of(self.workload)
 
-        return task_id_of(configuration_columns(self))
+
+@lru_cache(maxsize=1024)
+def _ids(model_id: str, deployment: Deployment) -> TaskIds:
+    return TaskIds({"model_id": model_id, **_deployment_columns(deployment)})
 
 
 def launch_id_of(model_id: str, deployment: Deployment) -> str:
@@ -50,19 +54,12 @@ def launch_id_of(model_id: str, deployment: Deployment) -> str:
 
 def configuration_columns(task: Task) -> dict[str, Any]:
     """Columns of the measurement table that say which configuration a task is."""
-    workload, deployment = task.workload, task.deployment
+    workload, deployment = task.workload, _deployment_columns(task.deployment)
     return {
-        "engine": deployment.engine,
+        "engine": deployment.pop("engine"),
         "model_id": task.model_id,
         "modality": workload.modality,
-        "hardware": deployment.hardware,
-        "num_gpus": deployment.num_gpus,
-        "tensor_parallel": deployment.tensor_parallel,
-        "pipeline_parallel": deployment.pipeline_parallel,
-        "expert_parallel": deployment.expert_parallel,
-        "data_parallel": deployment.data_parallel,
-        "precision": deployment.precision,
-        "power_limit_w": deployment.power_limit_w,
+        **deployment,
         "batch": workload.batch,
         "input_tokens": workload.input_tokens,
         "output_tokens": workload.output_tokens,
@@ -72,6 +69,20 @@ def configuration_columns(task: Task) -> dict[str, Any]:
         "image_height": workload.image_height,
         "image_width": workload.image_width,
         "request_rate_per_s": workload.request_rate_per_s,
+    }
+
+
+def _deployment_columns(deployment: Deployment) -> dict[str, Any]:
+    return {
+        "engine": deployment.engine,
+        "hardware": deployment.hardware,
+        "num_gpus": deployment.num_gpus,
+        "tensor_parallel": deployment.tensor_parallel,
+        "pipeline_parallel": deployment.pipeline_parallel,
+        "expert_parallel": deployment.expert_parallel,
+        "data_parallel": deployment.data_parallel,
+        "precision": deployment.precision,
+        "power_limit_w": deployment.power_limit_w,
     }
 
 

@@ -65,7 +65,9 @@ class _Pass:
     decode_s: float
     prefill_j: float
     decode_j: float
-    times: PassTimes
+    weight_bytes: float
+    cache_bytes: float
+    other_bytes: float
 
 
 def project(
@@ -176,9 +178,7 @@ def _compose(
     decode_wait_s = gpu_seconds * decode_s - ranks * sum(p.decode_s for p in passes)
     prefill_j = sum(p.prefill_j for p in passes) + waiting_w * max(prefill_wait_s, 0.0)
     decode_j = sum(p.decode_j for p in passes) + waiting_w * max(decode_wait_s, 0.0)
-    memory = (
-        full.times.weight_bytes + full.times.cache_bytes * plan.count
-    ) / stages + full.times.other_bytes
+    memory = (full.weight_bytes + full.cache_bytes * plan.count) / stages + full.other_bytes
     replicas = deployment.data_parallel
     return Projection(prefill_s, decode_s, prefill_j * replicas, decode_j * replicas, memory)
 
@@ -191,6 +191,9 @@ def waiting_power_w(hardware: Hardware) -> float:
     return 0.15 * hardware.power_limit_w
 
 
+_PASSES: dict[KernelTables, dict[PassShape, _Pass | NoKernelDataError]] = {}
+
+
 def _passes(
     tables: KernelTables,
     model: ModelFacts,
@@ -198,7 +201,28 @@ def _passes(
     deployment: Deployment,
     shapes: Iterable[PassShape],
 ) -> dict[PassShape, _Pass | NoKernelDataError]:
-    """Time and energy of every distinct micro-batch, the power law evaluated on all at once."""
+    """Time and energy of distinct micro-batches, those of the tables asked last remembered.
+
+    Plans ask about one tensor-parallel group after the other, each with several pipeline depths,
+    whose micro-batches are largely the same.
+    """
+    if tables not in _PASSES:
+        _PASSES.clear()
+        _PASSES[tables] = {}
+    known = _PASSES[tables]
+    new = [shape for shape in shapes if shape not in known]
+    known.update(_new_passes(tables, model, hardware, deployment.tensor_parallel, new))
+    return known
+
+
+def _new_passes(
+    tables: KernelTables,
+    model: ModelFacts,
+    hardware: Hardware,
+    ranks: int,
+    shapes: Iterable[PassShape],
+) -> dict[PassShape, _Pass | NoKernelDataError]:
+    """Time and energy of every micro-batch, the power law evaluated on all at once."""
     out: dict[PassShape, _Pass | NoKernelDataError] = {}
     known: list[tuple[PassShape, PassTimes]] = []
     for shape in shapes:
@@ -208,7 +232,6 @@ def _passes(
             out[shape] = error
     if not known:
         return out
-    ranks = deployment.tensor_parallel
     law = _law()
     energy = _Energy(law, hardware, [s for s, _ in known])
     texts = np.array([s.text_tokens for s, _ in known], dtype=np.float64)
@@ -238,7 +261,9 @@ def _passes(
             decode_s=sum(times.decode_s.values()),
             prefill_j=float(encoder_j[i] + ranks * prefill_j[i]),
             decode_j=float(ranks * decode_j[i]),
-            times=times,
+            weight_bytes=times.weight_bytes,
+            cache_bytes=times.cache_bytes,
+            other_bytes=times.other_bytes,
         )
     return out
 
