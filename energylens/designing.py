@@ -114,6 +114,8 @@ def design_next(
             where=f"--out {out}",
             fix="end the name in .yaml (a sweep to run) or .csv (a table)",
         )
+    target = _on_this_machine(target)
+    measured = None if measured is None else _on_this_machine(measured)
     folder = measured if measured is not None or not target.is_dir() else target
     known = None if folder is None else _measurements(folder)
     plan = _plan(target)
@@ -253,6 +255,13 @@ def _sweep_of(folder: Path) -> Sweep:
             fix="give a sweep file: energylens design SWEEP --measured DIR",
         )
     return parse_sweep(text)
+
+
+def _on_this_machine(path: Path) -> Path:
+    """Bring a run folder of an object store down; any other path is itself."""
+    from harness.store import RunFolder, local_folder
+
+    return path if local_folder(path) == path else RunFolder.open(path).path
 
 
 def _measurements(folder: Path) -> pd.DataFrame:

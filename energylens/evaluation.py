@@ -50,7 +50,7 @@ def evaluate_run(
     from energylens.plain import plain
     from fitting import divergence, evaluate
     from fitting.levers import levers
-    from harness.store import read_measurements
+    from harness.store import local_folder, read_measurements
 
     measurements = read_measurements(directory) if frame is None else frame
     began_s = time.perf_counter()
@@ -80,12 +80,14 @@ def evaluate_run(
             "seconds": time.perf_counter() - began_s,
         }
     )
-    return Beside(data, save_beside(directory / FILE, data))
+    return Beside(data, save_beside(local_folder(directory) / FILE, data))
 
 
 def saved_evaluation(directory: Path, frame: pd.DataFrame) -> dict[str, Any] | None:
     """Return the evaluation beside a run if it belongs to these very measurements."""
-    return read_beside(directory / FILE, VERSION, frame)
+    from harness.store import local_folder
+
+    return read_beside(local_folder(directory) / FILE, VERSION, frame)
 
 
 def is_ours(method: str) -> bool:

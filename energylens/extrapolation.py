@@ -54,7 +54,7 @@ def extrapolate_run(
     from energylens.facts import facts_for
     from energylens.plain import plain
     from fitting.extrapolation import Thresholds, extrapolate
-    from harness.store import read_measurements
+    from harness.store import local_folder, read_measurements
 
     measurements = read_measurements(directory) if frame is None else frame
     limits = thresholds or Thresholds()
@@ -84,9 +84,11 @@ def extrapolate_run(
             "total_seconds": time.perf_counter() - began_s,
         }
     )
-    return Beside(data, save_beside(directory / FILE, data))
+    return Beside(data, save_beside(local_folder(directory) / FILE, data))
 
 
 def saved_extrapolation(directory: Path, frame: pd.DataFrame) -> dict[str, Any] | None:
     """Return the extrapolation beside a run if it belongs to these very measurements."""
-    return read_beside(directory / FILE, VERSION, frame)
+    from harness.store import local_folder
+
+    return read_beside(local_folder(directory) / FILE, VERSION, frame)

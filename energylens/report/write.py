@@ -82,7 +82,9 @@ def write_report(
     from energylens.report.page import render
 
     material, fit_source, evaluation_source = gather(directory, fit_path)
-    path = out or directory / REPORT_FILE
+    from harness.store import local_folder
+
+    path = out or local_folder(directory) / REPORT_FILE
     html = render(material)
     write(html, path, what="report", option="--out")
     return WrittenReport(path, path.stat().st_size, fit_source, evaluation_source)
@@ -117,8 +119,9 @@ def gather(directory: Path, fit_path: Path | None = None) -> tuple[Material, str
 
 def _law(directory: Path, frame: pd.DataFrame, given: Path | None) -> tuple[Fit | None, str]:
     from fitting import fit_frame, load_fit
+    from harness.store import local_folder
 
-    beside = directory / FIT_FILE
+    beside = local_folder(directory) / FIT_FILE
     if given is not None:
         law, text = load_fit(given), f"read from {given}"
     elif is_of(beside, frame):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.store.code import code_version
     from harness.store.folder import RunFolder
     from harness.store.identity import IDENTITY_DEFAULTS, task_id_of
+    from harness.store.place import local_folder
     from harness.store.read import query, read_measurements, read_table, read_traces
     from harness.store.schema import COLUMNS, SCHEMA_VERSION, Column, arrow_schema, conform
 
@@ -26,6 +27,7 @@ _HOME = {
     "arrow_schema": "schema",
     "code_version": "code",
     "conform": "schema",
+    "local_folder": "place",
     "query": "read",
     "read_measurements": "read",
     "read_table": "read",
@@ -45,6 +47,7 @@ __all__ = [
     "arrow_schema",
     "code_version",
     "conform",
+    "local_folder",
     "query",
     "read_measurements",
     "read_table",

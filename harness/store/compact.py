@@ -2,91 +2,99 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.errors import StoreError
-from harness.store.files import disk_errors, sync_folder, write_atomic
+from harness.store.convert import unite
+from harness.store.files import disk_errors, sync_folder
+from harness.store.jsonrows import from_json
+from harness.store.parquet import (
+    COMPACTED,
+    UNREADABLE,
+    count_rows,
+    open_parquet,
+    read_parquet,
+    read_rows,
+    result_files,
+    torn_file,
+)
+from harness.store.place import LocalPlace, Place
 from harness.store.schema import BY_NAME, arrow_schema
 
-COMPACTED = "compacted.parquet"
-LOOSE = "loose-*.parquet"
+__all__ = ["COMPACTED", "compact_partition", "read_parquet", "result_files"]
+
 ROW_GROUP = 16_384
+AT_ONCE = 512
 STALE_S = 86_400.0
-_UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowIndexError, OSError, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    path: Path
+class _Part:
+    """Rows that follow each other: of the compacted file, or of a block of loose files.
+
+    Attributes
+    ----------
+    schema
+        Their columns.
+    rows
+        How many.
+    start
+        Where the block begins in the spill file, bytes; None for the compacted file.
+    """
+
     schema: pa.Schema
-    rows: np.ndarray
+    rows: int
+    start: int | None
 
 
-def result_files(partition: Path) -> list[Path]:
-    """List the result files of a partition, the older rows first: compacted, then loose."""
-    loose = sorted(partition.glob(LOOSE))
-    compacted = partition / COMPACTED
-    return [compacted, *loose] if compacted.exists() else loose
+class _Best:
+    """Which row stays of each task: the highest attempt, the later row on a tie."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[int, int]] = {}
+        self.seen = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Look at the next rows, by the two columns that decide."""
+        ids = table.column("task_id").to_pylist()
+        attempts = table.column("attempt").to_pylist()
+        for task_id, attempt in zip(ids, attempts, strict=True):
+            number = 1 if attempt is None else attempt
+            known = self._rows.get(task_id)
+            if known is None or number >= known[0]:
+                self._rows[task_id] = (number, self.seen)
+            self.seen += 1
+
+    def chosen(self) -> np.ndarray:
+        """Return the numbers of the rows that stay, in order."""
+        rows = np.fromiter((row for _, row in self._rows.values()), np.int64, len(self._rows))
+        rows.sort()
+        return rows
 
 
-def torn_file(path: Path, error: BaseException | str) -> StoreError:
-    """Say that a file of the run folder cannot be read, and what to do about it."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
-    return StoreError(
-        f"A file of the run folder is torn or is not Parquet: {path.name} ({reason})",
-        where=str(path),
-        fix="move that file out of the run folder; its tasks are measured again by the next run",
-    )
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file, or name it in a StoreError; FileNotFoundError passes through."""
-    try:
-        return pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise
-    except _UNREADABLE as error:
-        raise torn_file(path, error) from error
-
-
-def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file, or name it in a StoreError; FileNotFoundError passes through."""
-    with open_parquet(path) as file:
-        return _read(file, path, columns)
-
-
-def _read(file: pq.ParquetFile, path: Path, columns: list[str] | None) -> pa.Table:
-    try:
-        table = file.read(columns=columns, use_threads=False)
-    except _UNREADABLE as error:
-        raise torn_file(path, error) from error
-    missing = [name for name in columns or [] if name not in table.column_names]
-    if missing:
-        raise torn_file(path, f"it has no column {missing[0]}")
-    return table
-
-
-def _count(path: Path) -> int:
-    with open_parquet(path) as file:
-        return int(file.metadata.num_rows)
-
-
-def compact_partition(partition: Path, on_step: Callable[[str], None] = lambda _: None) -> int:
+def compact_partition(
+    partition: Path,
+    on_step: Callable[[str], None] = lambda _: None,
+    place: Place | None = None,
+) -> int:
     """Unite the loose files of one partition with its compacted file.
 
     One row stays for each task, that of the highest attempt (the later file on a tie). The
     new file replaces the old one in one step, then the loose files go. Killed at any point,
     the partition holds every row at least once: the reader takes one row a task, and the next
-    compaction finishes the work. Memory is bounded by the task ids and one row group.
+    compaction finishes the work. Each loose file is read once; its rows wait in an unnamed
+    temporary file, so memory is bounded by the task ids and one block of rows.
 
     Parameters
     ----------
@@ -95,6 +103,8 @@ def compact_partition(partition: Path, on_step: Callable[[str], None] = lambda _
     on_step
         Called with the name of each step once it is done: `chosen`, `written`, `replaced`,
         `deleted`.
+    place
+        Where the run folder is; None for a local one.
 
     Returns
     -------
@@ -106,28 +116,30 @@ def compact_partition(partition: Path, on_step: Callable[[str], None] = lambda _
     StoreError
         If a file is torn (named) or the disk refuses; nothing is lost in either case.
     """
+    place = place or LocalPlace(partition.parent.parent)
     _sweep(partition)
     files = result_files(partition)
     loose = [path for path in files if path.name != COMPACTED]
     if not loose:
-        return sum(_count(path) for path in files)
-    sources = _choose(files)
-    on_step("chosen")
+        return sum(count_rows(path) for path in files)
     target = partition / COMPACTED
-    schema = _unified([source.schema for source in sources])
+    with disk_errors(target), tempfile.TemporaryFile(dir=partition) as spill:
+        best = _Best()
+        parts = _gather(target, loose, best, spill)
+        rows = best.chosen()
+        on_step("chosen")
+        schema = _unified([part.schema for part in parts])
 
-    def write(stream: BinaryIO) -> None:
-        _copy(sources, schema, stream)
-        on_step("written")
+        def write(stream: BinaryIO) -> None:
+            _copy(target, parts, rows, schema, spill, stream)
+            on_step("written")
 
-    write_atomic(target, write)
+        place.write(target, write)
     on_step("replaced")
-    for path in loose:
-        with disk_errors(path, "deleted"):
-            path.unlink(missing_ok=True)
+    for _ in place.delete(loose):
         on_step("deleted")
     sync_folder(partition)
-    return sum(len(source.rows) for source in sources)
+    return len(rows)
 
 
 def _sweep(partition: Path) -> None:
@@ -138,31 +150,68 @@ def _sweep(partition: Path) -> None:
                 leftover.unlink()
 
 
-def _choose(files: list[Path]) -> list[_Source]:
-    """Find the rows that stay, by the two columns that decide it."""
-    best: dict[str, tuple[int, int, int]] = {}
-    schemas: list[pa.Schema] = []
-    for index, path in enumerate(files):
-        with open_parquet(path) as file:
-            schema = file.schema_arrow
-            table = _read(file, path, ["task_id", "attempt"])
-        schemas.append(schemas[-1] if schemas and schemas[-1].equals(schema) else schema)
-        ids = table.column("task_id").to_pylist()
-        attempts = table.column("attempt").to_pylist()
-        for row, (task_id, attempt) in enumerate(zip(ids, attempts, strict=True)):
-            if task_id is None:
-                raise torn_file(path, "a row has no task_id")
-            number = 1 if attempt is None else attempt
-            known = best.get(task_id)
-            if known is None or number >= known[0]:
-                best[task_id] = (number, index, row)
-    rows: list[list[int]] = [[] for _ in files]
-    for _, index, row in best.values():
-        rows[index].append(row)
-    return [
-        _Source(path, schema, np.sort(np.asarray(chosen, dtype=np.int64)))
-        for path, schema, chosen in zip(files, schemas, rows, strict=True)
-    ]
+def _gather(target: Path, loose: Sequence[Path], best: _Best, spill: IO[bytes]) -> list[_Part]:
+    """Read every loose file once, keep its rows in the spill file, and find those that stay."""
+    parts: list[_Part] = []
+    if target.exists():
+        with open_parquet(target) as file:
+            try:
+                for batch in file.iter_batches(ROW_GROUP, columns=["task_id", "attempt"]):
+                    best.add(_with_ids(pa.table(batch), target))
+            except UNREADABLE as error:
+                raise torn_file(target, error) from error
+            parts.append(_Part(file.schema_arrow, best.seen, None))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        held: list[pa.Table] = []
+        count = 0
+        for start in range(0, len(loose), AT_ONCE):
+            some = loose[start : start + AT_ONCE]
+            # Many small tables take far more memory than one of the same rows.
+            held.append(_united(some, list(pool.map(read_rows, some))))
+            count += len(held[-1])
+            if count >= ROW_GROUP:
+                parts.append(_spilled(held, best, spill))
+                held, count = [], 0
+        if count:
+            parts.append(_spilled(held, best, spill))
+    return parts
+
+
+def _united(paths: Sequence[Path], contents: Sequence[pa.Table | str]) -> pa.Table:
+    """Unite what result files hold, in their order."""
+    tables: list[pa.Table] = []
+    texts: list[str] = []
+    for path, content in zip(paths, contents, strict=True):
+        if isinstance(content, str):
+            texts.append(content)
+            continue
+        if texts:
+            tables.append(from_json(texts))
+            texts = []
+        tables.append(_with_ids(content, path))
+    if texts:
+        tables.append(from_json(texts))
+    return _with_ids(unite(tables).combine_chunks(), paths[0].parent)
+
+
+def _with_ids(table: pa.Table, path: Path) -> pa.Table:
+    """Refuse rows that nothing identifies."""
+    if len(table) and ("task_id" not in table.column_names or table["task_id"].null_count):
+        raise torn_file(path, "a row has no task_id")
+    for name, kind in (("task_id", pa.string()), ("attempt", pa.int64())):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), kind))
+    return table
+
+
+def _spilled(tables: list[pa.Table], best: _Best, spill: IO[bytes]) -> _Part:
+    block = unite(tables).combine_chunks()
+    best.add(block)
+    start = spill.seek(0, os.SEEK_END)
+    options = pa.ipc.IpcWriteOptions(compression="lz4" if pa.Codec.is_available("lz4") else None)
+    with pa.ipc.new_stream(spill, block.schema, options=options) as writer:
+        writer.write_table(block, max_chunksize=ROW_GROUP)
+    return _Part(block.schema, block.num_rows, start)
 
 
 def _unified(schemas: list[pa.Schema]) -> pa.Schema:
@@ -176,41 +225,47 @@ def _unified(schemas: list[pa.Schema]) -> pa.Schema:
     return pa.schema(list(fields.values()))
 
 
-def _copy(sources: list[_Source], schema: pa.Schema, stream: BinaryIO) -> None:
+def _copy(
+    target: Path,
+    parts: Sequence[_Part],
+    rows: np.ndarray,
+    schema: pa.Schema,
+    spill: IO[bytes],
+    stream: BinaryIO,
+) -> None:
     """Stream the chosen rows into one Parquet file, a row group at a time."""
+    held: list[pa.RecordBatch] = []
+    count = 0
     with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-        held: list[pa.RecordBatch] = []
-        count = 0
-        for source in sources:
-            for batch in _batches(source, schema):
-                held.append(batch)
-                count += batch.num_rows
-                if count >= ROW_GROUP:
-                    writer.write_table(pa.Table.from_batches(held).combine_chunks(), ROW_GROUP)
-                    held, count = [], 0
+        first = 0
+        for batch in _batches(target, parts, spill):
+            low, high = np.searchsorted(rows, [first, first + batch.num_rows])
+            if high - low == batch.num_rows:
+                held.append(_fit(batch, schema))
+            elif high > low:
+                held.append(_fit(batch.take(pa.array(rows[low:high] - first)), schema))
+            count += int(high - low)
+            first += batch.num_rows
+            if count >= ROW_GROUP:
+                writer.write_table(pa.Table.from_batches(held).combine_chunks(), ROW_GROUP)
+                held, count = [], 0
         if held:
             writer.write_table(pa.Table.from_batches(held).combine_chunks(), ROW_GROUP)
 
 
-def _batches(source: _Source, schema: pa.Schema) -> list[pa.RecordBatch]:
-    """Read the chosen rows of one file in the united schema."""
-    if not len(source.rows):
-        return []
-    out: list[pa.RecordBatch] = []
-    start = 0
-    with open_parquet(source.path) as file:
-        try:
-            for batch in file.iter_batches(batch_size=ROW_GROUP, use_threads=False):
-                low, high = np.searchsorted(source.rows, [start, start + batch.num_rows])
-                if high - low == batch.num_rows:
-                    out.append(_fit(batch, schema))
-                elif high > low:
-                    wanted = pa.array(source.rows[low:high] - start)
-                    out.append(_fit(batch.take(wanted), schema))
-                start += batch.num_rows
-        except _UNREADABLE as error:
-            raise torn_file(source.path, error) from error
-    return out
+def _batches(target: Path, parts: Sequence[_Part], spill: IO[bytes]) -> Iterator[pa.RecordBatch]:
+    """Read all rows again, in the order in which they were looked at."""
+    for part in parts:
+        if part.start is None:
+            with open_parquet(target) as file:
+                try:
+                    yield from file.iter_batches(batch_size=ROW_GROUP, use_threads=False)
+                except UNREADABLE as error:
+                    raise torn_file(target, error) from error
+        else:
+            spill.seek(part.start)
+            with pa.ipc.open_stream(spill) as reader:
+                yield from reader
 
 
 def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

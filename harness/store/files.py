@@ -76,6 +76,11 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         sync_folder(path.parent)
 
 
+def content_of(content: bytes) -> Callable[[BinaryIO], object]:
+    """Return a function that writes these bytes."""
+    return lambda stream: stream.write(content)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power loss, where the file system can."""
     handle = os.open(folder, os.O_RDONLY)

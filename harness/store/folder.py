@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
+import math
 import re
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,23 +18,27 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.errors import StoreError
-from harness.store.compact import compact_partition, read_parquet, result_files
+from harness.store.compact import compact_partition
 from harness.store.convert import Rows, to_table, to_trace_table
-from harness.store.files import disk_errors, write_atomic
-from harness.store.lock import driver_lock
+from harness.store.eventlog import EventLog, event_line, read_events
+from harness.store.files import content_of, disk_errors
 from harness.store.manifest import (
     EVENTS,
     LAUNCHES,
-    LOCK,
     MANIFEST,
     MEASUREMENTS,
+    PROGRESS,
     TRACES,
     plain_json,
     read_manifest,
     refuse_foreign,
 )
+from harness.store.packed import in_order, packed_files
+from harness.store.parquet import COMPACTED, loose_bytes, read_loose, read_parquet, result_files
+from harness.store.place import Place, place_of
 from harness.store.schema import PARTITION, SCHEMA_VERSION
 
+PROGRESS_S = 10.0
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
 _LISTING_TRIES = 5
 
@@ -49,17 +52,20 @@ class RunFolder:
     Attributes
     ----------
     path
-        The folder.
+        The folder; of a run in an object store, the local mirror of it.
+    place
+        Where the files really are.
     manifest
         Content of manifest.json: schema_version, created_at, and what the run recorded.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, object]) -> None:
-        self.path = path
+    def __init__(self, place: Place, manifest: dict[str, object]) -> None:
+        self.place = place
+        self.path = place.path
         self.manifest = manifest
         self._locked = False
-        self._events_whole = False
-        self._mutex = threading.Lock()
+        self._log = EventLog(self.path / EVENTS)
+        self._progress_sent = -math.inf
 
     @classmethod
     def create(cls, path: Path | str, manifest: Mapping[str, object]) -> RunFolder:
@@ -68,7 +74,7 @@ class RunFolder:
         Parameters
         ----------
         path
-            The folder; made with its parents if missing.
+            The folder; made with its parents if missing. Or `s3://BUCKET/NAME`.
         manifest
             JSON values to record: versions, sweep text, inventory, git commit. They replace
             those of the same name; `schema_version` and `created_at` stay.
@@ -79,23 +85,24 @@ class RunFolder:
             If the path holds something else, is of another schema version, or cannot be
             written.
         """
-        path = Path(path)
-        if (path / MANIFEST).exists():
-            folder = cls.open(path)
+        place = place_of(path)
+        state = place.pull()
+        if state == "run":
+            folder = cls(place, read_manifest(place.path / MANIFEST))
             folder.update_manifest(manifest)
             return folder
-        if path.exists() and not path.is_dir():
+        if state == "file":
             raise StoreError(
                 "A run folder cannot be made here: this is a file.",
-                where=str(path),
+                where=place.name,
                 fix="give the name of a new folder",
             )
-        refuse_foreign(path)
-        with disk_errors(path, "made"):
-            (path / MEASUREMENTS).mkdir(parents=True, exist_ok=True)
-            (path / TRACES).mkdir(exist_ok=True)
+        refuse_foreign(place.path, place.name, place.entries())
+        with disk_errors(place.path, "made"):
+            (place.path / MEASUREMENTS).mkdir(parents=True, exist_ok=True)
+            (place.path / TRACES).mkdir(exist_ok=True)
         folder = cls(
-            path,
+            place,
             {
                 "schema_version": SCHEMA_VERSION,
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -106,35 +113,29 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """Open a run folder that exists.
+        """Open a run folder that exists; of `s3://BUCKET/NAME`, bring what is new.
 
         Raises
         ------
         StoreError
             If the path is missing, is no run folder, has a torn manifest, or was written by
-            another version of the schema.
+            another version of the schema; if an object store cannot be read.
         """
-        path = Path(path)
-        if not path.exists():
-            raise StoreError(
+        place = place_of(path)
+        state = place.pull()
+        if state == "run":
+            return cls(place, read_manifest(place.path / MANIFEST))
+        wrote = "give the folder that `energylens run --out` or `import --out` wrote"
+        what, fix = {
+            "missing": (
                 "There is no such run folder.",
-                where=str(path),
-                fix="check the path, or make one with `energylens run` or `energylens import`",
-            )
-        if not path.is_dir():
-            raise StoreError(
-                "This is a file, not a run folder.",
-                where=str(path),
-                fix="give the folder that `energylens run --out` or `import --out` wrote",
-            )
-        if not (path / MANIFEST).exists():
-            state = "is empty" if not any(path.iterdir()) else f"has no {MANIFEST}"
-            raise StoreError(
-                f"This is not a run folder: it {state}.",
-                where=str(path),
-                fix="give the folder that `energylens run --out` or `import --out` wrote",
-            )
-        return cls(path, read_manifest(path / MANIFEST))
+                "check the path, or make one with `energylens run` or `energylens import`",
+            ),
+            "file": ("This is a file, not a run folder.", wrote),
+            "empty": ("This is not a run folder: it is empty.", wrote),
+            "foreign": (f"This is not a run folder: it has no {MANIFEST}.", wrote),
+        }[state]
+        raise StoreError(what, where=place.name, fix=fix)
 
     def update_manifest(self, fields: Mapping[str, object], *, always: bool = False) -> None:
         """Record more in manifest.json; `schema_version` and `created_at` stay."""
@@ -142,7 +143,7 @@ class RunFolder:
         merged = {**self.manifest, **{k: v for k, v in fields.items() if k not in fixed}}
         text = json.dumps(merged, indent=2, default=str)
         if always or json.loads(text) != self.manifest:
-            write_atomic(self.path / MANIFEST, lambda stream: stream.write(text.encode() + b"\n"))
+            self.place.write(self.path / MANIFEST, content_of(text.encode() + b"\n"))
         self.manifest = json.loads(text)
 
     @contextmanager
@@ -154,14 +155,17 @@ class RunFolder:
         StoreError
             If another driver works on this folder; names its pid and host.
         """
-        with driver_lock(self.path / LOCK) as left:
+        with self.place.lock() as left:
             self._locked = True
+            if self.place.remote:
+                self.manifest = read_manifest(self.path / MANIFEST)
             try:
                 if left is not None:
                     self.append_event("lock_taken_over", previous=left)
                 yield self
             finally:
                 self._locked = False
+                self._log.close()
 
     def append_event(self, kind: str, **fields: object) -> None:
         """Append one line to events.jsonl: `time` (UTC), the fields, `kind`.
@@ -173,37 +177,59 @@ class RunFolder:
         fields
             JSON values; others are written as text, NaN as null.
         """
-        record = {"time": datetime.now(UTC).isoformat(), **fields, "kind": kind}
-        line = json.dumps(plain_json(record), allow_nan=False).encode() + b"\n"
-        path = self.path / EVENTS
-        with self._mutex, disk_errors(path):
-            handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                if not self._events_whole:
-                    # A driver that died in mid-line must not spoil the first line of this one.
-                    size = os.fstat(handle).st_size
-                    if size and os.pread(handle, 1, size - 1) != b"\n":
-                        line = b"\n" + line
-                self._events_whole = False
-                if os.write(handle, line) != len(line):
-                    raise OSError(28, os.strerror(28))
-                self._events_whole = True
-            finally:
-                os.close(handle)
+        line = event_line(kind, fields)
+        self._log.append(line, keep_open=self._locked)
+        self.place.event_added(line)
 
     def events(self) -> Iterator[dict[str, object]]:
         """Yield the events in order; a line torn by a crash is passed over."""
-        path = self.path / EVENTS
-        if not path.exists():
-            return
-        with disk_errors(path, "read"), path.open("rb") as stream:
-            for line in stream:
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(record, dict):
-                    yield record
+        return read_events(self.path / EVENTS)
+
+    def write_progress(self, values: Mapping[str, object], *, force: bool = False) -> None:
+        """Write how the run stands to `progress.json`, for `read_progress` on any machine.
+
+        Parameters
+        ----------
+        values
+            JSON values; others are written as text, NaN as null.
+        force
+            Write also to an object store that was written to less than 10 s ago.
+        """
+        now_s = time.monotonic()
+        if self.place.remote:
+            if not force and now_s - self._progress_sent < PROGRESS_S:
+                return
+            self._progress_sent = now_s
+        text = json.dumps(plain_json(values), allow_nan=False)
+        self.place.write(self.path / PROGRESS, content_of(text.encode() + b"\n"))
+
+    def read_progress(self) -> dict[str, object] | None:
+        """Read what `write_progress` wrote last; None if there is none, or it is torn."""
+        return _read_json(self.path / PROGRESS)
+
+    def commit(self, files: Mapping[str, bytes]) -> None:
+        """Take in the files that a launch wrote elsewhere: see `packed`.
+
+        Records and traces are written first, result files last: a row is there only with what
+        belongs to it. Each file is there whole or not at all.
+
+        Parameters
+        ----------
+        files
+            Content by path relative to the run folder.
+
+        Raises
+        ------
+        StoreError
+            If a name is none that a launch writes, or a file is torn: nothing is written then.
+        """
+        for group in in_order(files):
+            self.place.write_many([(self.path / name, content) for name, content in group])
+
+    def packed(self) -> dict[str, bytes]:
+        """Read the result files, traces and records of this folder, for `commit` of another."""
+        with disk_errors(self.path, "read"):
+            return packed_files(self.path)
 
     def write_result(self, key: str, hardware: str, frame: Rows) -> Path:
         """Write the result rows of one launch or attempt, whole or not at all.
@@ -234,9 +260,7 @@ class RunFolder:
         _check_rows(table, hardware)
         table = _filled(_filled(table, "schema_version", SCHEMA_VERSION), "attempt", 1)
         path = partition / f"loose-{_checked_key(key)}.parquet"
-        buffer = io.BytesIO()
-        pq.write_table(table.drop_columns([PARTITION]), buffer, compression="zstd")
-        write_atomic(path, lambda stream: stream.write(buffer.getbuffer()))
+        self.place.write(path, content_of(loose_bytes(table.drop_columns([PARTITION]))))
         return path
 
     def write_trace(self, key: str, frame: Rows) -> Path:
@@ -257,7 +281,7 @@ class RunFolder:
         def write(stream: BinaryIO) -> None:
             pq.write_table(table, stream, compression="zstd", compression_level=3)
 
-        write_atomic(path, write)
+        self.place.write(path, write)
         return path
 
     def write_launch(self, key: str, record: Mapping[str, object]) -> Path:
@@ -273,17 +297,12 @@ class RunFolder:
         """
         path = self.path / LAUNCHES / f"{_checked_key(key)}.json"
         text = json.dumps(plain_json(record), indent=1, allow_nan=False)
-        write_atomic(path, lambda stream: stream.write(text.encode() + b"\n"))
+        self.place.write(path, content_of(text.encode() + b"\n"))
         return path
 
     def launch_record(self, key: str) -> dict[str, object] | None:
         """Read what `write_launch` wrote; None if there is no such file, or it is torn."""
-        path = self.path / LAUNCHES / f"{_checked_key(key)}.json"
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return record if isinstance(record, dict) else None
+        return _read_json(self.path / LAUNCHES / f"{_checked_key(key)}.json")
 
     def partition(self, hardware: str) -> Path:
         """Return the folder that holds the rows of one GPU type."""
@@ -312,7 +331,7 @@ class RunFolder:
         """Yield each result file as a table with its `hardware`, older rows first."""
         for hardware, files in self._listing():
             for path in files:
-                table = read_parquet(path)
+                table = read_parquet(path) if path.name == COMPACTED else read_loose(path)
                 if PARTITION in table.column_names:
                     table = table.drop_columns([PARTITION])
                 yield table.append_column(
@@ -320,8 +339,14 @@ class RunFolder:
                 )
 
     def trace_files(self) -> list[Path]:
-        """List the trace files of the run."""
+        """List the trace files of the run; brings them from an object store."""
+        self.pull_traces()
         return sorted(p for p in (self.path / TRACES).glob("*.parquet") if p.name[0] != ".")
+
+    def pull_traces(self) -> None:
+        """Bring the traces of a run in an object store; opening it leaves them there."""
+        if self.place.remote:
+            self.place.pull(traces=True)
 
     def compact(self, on_step: Callable[[str], None] = lambda _: None) -> int:
         """Unite the loose result files of each GPU type into one file.
@@ -337,7 +362,7 @@ class RunFolder:
         if not self._locked:
             with self.lock():
                 return self.compact(on_step)
-        return sum(compact_partition(path, on_step) for _, path in self.partitions())
+        return sum(compact_partition(path, on_step, self.place) for _, path in self.partitions())
 
     def _listing(self) -> Iterator[tuple[str, list[Path]]]:
         for hardware, partition in self.partitions():
@@ -352,6 +377,14 @@ def retrying(read: Callable[[], object]) -> object:
         except FileNotFoundError:
             continue
     return read()
+
+
+def _read_json(path: Path) -> dict[str, object] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _checked_key(key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from harness.errors import StoreError
@@ -13,23 +13,22 @@ from harness.store.schema import SCHEMA_VERSION
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
 LOCK = "driver.lock"
+PROGRESS = "progress.json"
 MEASUREMENTS = "measurements"
 TRACES = "traces"
 LAUNCHES = "launches"
 
 
-def refuse_foreign(path: Path) -> None:
-    """Refuse a folder that holds things we did not write."""
-    if not path.is_dir():
-        return
-    ours = {MEASUREMENTS, TRACES, LAUNCHES, EVENTS, LOCK}
-    foreign = [p.name for p in sorted(path.iterdir()) if p.name not in ours and p.name[0] != "."]
+def refuse_foreign(path: Path, name: str, entries: Iterable[str]) -> None:
+    """Refuse a folder, whose top has these entries, if it holds things we did not write."""
+    ours = {MEASUREMENTS, TRACES, LAUNCHES, EVENTS, LOCK, PROGRESS}
+    foreign = sorted(entry for entry in entries if entry not in ours and entry[0] != ".")
     orphans = next((path / MEASUREMENTS).rglob("*.parquet"), None)
     if foreign or orphans:
         what = "holds other files" if foreign else f"holds measurements but no {MANIFEST}"
         raise StoreError(
             f"A run folder cannot be made here: the folder {what}.",
-            where=str(path / foreign[0] if foreign else orphans),
+            where=f"{name}/{foreign[0]}" if foreign else str(orphans),
             fix="give the name of a new or empty folder",
         )
 

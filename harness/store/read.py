@@ -13,10 +13,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from harness.errors import StoreError
-from harness.store.compact import read_parquet, torn_file
 from harness.store.convert import to_frame, unite
 from harness.store.folder import RunFolder, retrying
 from harness.store.manifest import TRACES
+from harness.store.parquet import read_parquet, torn_file
 from harness.store.schema import BY_NAME, arrow_schema, trace_schema
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def read_traces(path: Path | str | RunFolder, keys: Iterable[str] | None = None)
     if keys is None:
         files = folder.trace_files()
     else:
+        folder.pull_traces()
         files = [folder.path / TRACES / f"{key}.parquet" for key in keys]
     tables = [trace_schema().empty_table()]
     for file in files:
@@ -126,7 +127,9 @@ def query(path: Path | str | RunFolder, sql: str) -> pd.DataFrame:
     if not sql.strip():
         raise StoreError("There is no SQL to run.", fix="give a statement, such as SHOW TABLES")
     folder = _opened(path)
-    traces = folder.trace_files()
+    # The traces of a run in an object store are large: they come only where they are asked for.
+    wanted = not folder.place.remote or "trace" in sql.lower()
+    traces = folder.trace_files() if wanted else []
     with duckdb.connect(":memory:") as connection:
         _register(connection, folder, traces)
         try:

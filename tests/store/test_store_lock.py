@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from harness.store import RunFolder, StoreError
+from harness.store.lock import driver_lock
 
 HOLD = (
     "import sys\n"
@@ -114,3 +116,52 @@ def test_the_lock_is_free_again_after_an_error(folder: RunFolder):
         raise ZeroDivisionError
     with folder.lock():
         pass
+
+
+def left_by(path: Path, host: str, **more: object) -> None:
+    text = {"pid": 7, "host": host, "started_at": "then", **more}
+    path.write_text(json.dumps(text))
+
+
+def test_a_host_that_the_lock_does_not_reach_is_respected(tmp_path: Path):
+    lock = tmp_path / "driver.lock"
+    left_by(lock, "far", beat_s=5)
+    with pytest.raises(StoreError, match="process 7 on host far") as error, driver_lock(lock):
+        pass
+    assert "free in 3" in str(error.value.fix)
+    assert json.loads(lock.read_text())["host"] == "far", "its file stays its own"
+    long_ago = time.time() - 31
+    os.utime(lock, (long_ago, long_ago))
+    with driver_lock(lock) as left:
+        assert left is not None
+        assert left["host"] == "far"
+
+
+def test_on_a_shared_file_system_the_last_writer_drives(tmp_path: Path):
+    lock = tmp_path / "driver.lock"
+    waited: list[float] = []
+
+    def meanwhile(seconds: float) -> None:
+        waited.append(seconds)
+        left_by(lock, "far", beat_s=5)
+
+    with (
+        pytest.raises(StoreError, match="host far"),
+        driver_lock(lock, shared=True, sleep=meanwhile),
+    ):
+        pass
+    assert waited
+    lock.write_text("")
+    with driver_lock(lock, shared=True, sleep=lambda _: None):
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+
+
+def test_a_driver_touches_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("harness.store.lock.BEAT_S", 0.02)
+    lock = tmp_path / "driver.lock"
+    with driver_lock(lock):
+        os.utime(lock, (0, 0))
+        until = time.monotonic() + 10
+        while lock.stat().st_mtime == 0 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert lock.stat().st_mtime > 0
