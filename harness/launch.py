@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import platform
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,8 @@ __all__ = ["LaunchResult", "LaunchSpec", "Protocol", "main", "read_spec", "run_l
 NOT_REACHED = "not_reached"
 BROKEN = 3
 """Exit code of a child whose engine became unusable: start another one for the rest."""
+STOP_FILE = "ENERGYLENS_STOP_FILE"
+"""Environment variable with the path of a file: once it exists, no window is begun any more."""
 OPEN_DEADLINE_S = 1800.0
 """Longest time to bring a deployment up: weights of a large model from a slow disk."""
 
@@ -129,8 +132,15 @@ def _measure(
         journal,
         keep_traces=spec.keep_traces,
         started_s=started_s,
+        stop=_asked_to_stop(),
     )
     return campaign.run()
+
+
+def _asked_to_stop() -> Callable[[], bool]:
+    """Whoever holds this launch may make a file to ask it to end after the window under way."""
+    path = os.environ.get(STOP_FILE)
+    return (lambda: os.path.exists(path)) if path else (lambda: False)
 
 
 def _common_columns(spec: LaunchSpec, engine: Engine) -> dict[str, Any]:

@@ -121,7 +121,13 @@ class Engine(Protocol):
     name: str
     provenance: str
     isolated: bool
-    """True if every launch needs a process of its own."""
+    """True if every launch needs a process of its own.
+
+    An engine that can spread one deployment over several nodes says so with an attribute
+    `multi_node = True`. The fleet then holds all of them for its launch, runs it on the first,
+    and gives the addresses of all in ENERGYLENS_GANG, separated by commas. Its meter must read
+    the GPUs of all of them.
+    """
 
     def version(self, hardware: Hardware) -> str:
         """Version of the engine as it runs on `hardware`."""

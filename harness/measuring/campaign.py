@@ -24,7 +24,7 @@ import numpy as np
 from harness.engines import Phase, Session
 from harness.errors import EnergyLensError, EngineError, MeterError, TimedOutError
 from harness.measuring.drift import Drift, drift_of
-from harness.measuring.idle import Idle, idle_power
+from harness.measuring.idle import Idle, drawn_between, idle_power
 from harness.measuring.journal import Journal
 from harness.measuring.pruning import must_fail_too, why
 from harness.measuring.rows import measured_columns
@@ -85,6 +85,8 @@ class Campaign:
         Monotonic seconds.
     started_s
         Reading of the clock from which the budget counts.
+    stop
+        Asked between windows: once it is true no window is begun any more.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Campaign:
         keep_traces: Sequence[int] = (),
         clock: Callable[[], float] = time.monotonic,
         started_s: float | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._session = session
         self._tasks = {task.task_id: task for task in tasks}
@@ -105,6 +108,8 @@ class Campaign:
         self._traced = {tasks[i].task_id for i in keep_traces}
         self._clock = clock
         self._started_s = clock() if started_s is None else started_s
+        self._stop = stop
+        self._stopped = False
         self._out = Outcome()
         recalled = journal.recalled()
         self._trials: dict[str, list[Trial]] = recalled.trials
@@ -337,7 +342,9 @@ class Campaign:
         meter = self._session.meter
         for task_id in self._open():
             trials = self._trials.get(task_id, [])
-            if not trials:
+            # Who is asked to stop leaves what one repeat says nothing about to the next run.
+            enough = min(2, self._protocol.repeats) if self._stopped else 1
+            if len(trials) < enough:
                 why_not = self._meter_error or "the time of the launch ran out before it"
                 self._fail(task_id, "not_reached", why_not)
                 continue
@@ -378,6 +385,9 @@ class Campaign:
             "order": self._order,
             "idle_before": before.to_dict(),
             "idle_after": after.to_dict(),
+            "drawn_energy_j": None
+            if self._session.meter.simulated
+            else drawn_between(before, after),
             "warm_up": None
             if heated is None
             else {"flat": heated.flat, "seconds": heated.seconds, "levels": heated.levels},
@@ -396,8 +406,10 @@ class Campaign:
         return None if budget is None else self._started_s + budget - self._clock()
 
     def _spent(self) -> bool:
+        """Whether no window may begin any more: the time is over, or somebody asked to stop."""
         left = self._left()
-        return left is not None and left <= 0
+        self._stopped = self._stopped or self._stop()
+        return self._stopped or (left is not None and left <= 0)
 
 
 def _size(task: Task) -> tuple[int, int]:

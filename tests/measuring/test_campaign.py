@@ -10,8 +10,11 @@ from real_twin import BELIEVED, WORK, RealTwin, tasks, truth
 
 from harness.errors import MeterError
 from harness.measuring.campaign import Campaign, Outcome
+from harness.measuring.idle import Idle, drawn_between, idle_power
 from harness.measuring.journal import NoJournal
 from harness.measuring.settings import Protocol
+from harness.meters import SensorFacts
+from harness.meters.base import Samples
 from harness.spec import Workload
 
 PHASES = ("prefill", "decode", "total")
@@ -125,6 +128,78 @@ def test_a_spent_budget_keeps_what_was_measured_and_leaves_the_rest_to_the_next_
     left = {task_id for task_id, kind, _ in outcome.failures if kind == "not_reached"}
     assert left | set(outcome.columns) == {task.task_id for task in todo}
     assert not set(whole.failures)
+
+
+@pytest.mark.parametrize(("windows", "rows_kept"), [(0, 0), (3, 0), (9, 3)])
+def test_asked_to_stop_it_begins_no_window_and_keeps_what_two_repeats_say(
+    windows: int, rows_kept: int
+) -> None:
+    session = RealTwin()
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        # The warm-up asks once for each of the three workloads.
+        return asked > 3 + windows
+
+    todo = tasks()
+    campaign = Campaign(
+        session,
+        todo,
+        Protocol(repeats=3, warm_up_s=20.0),
+        NoJournal(),
+        clock=session.now_s,
+        stop=stop,
+    )
+    outcome = campaign.run()
+    assert len(outcome.columns) == rows_kept
+    assert all(row["repeats"] >= 2 for row in outcome.columns.values())
+    assert all("budget_spent" in row["reasons"] for row in outcome.columns.values())
+    left = {task_id for task_id, kind, _ in outcome.failures if kind == "not_reached"}
+    assert left | set(outcome.columns) == {task.task_id for task in todo}
+
+
+class Steady:
+    """A session of two devices that draw 100 W each, whose counters count since boot."""
+
+    def __init__(self) -> None:
+        self.meter = self
+        self.has_power = True
+        self.sensor = SensorFacts(counter_period_s=0.1, poll_period_s=0.1, gain_error=0.0)
+        self.now_ns = 10**12
+
+    def rest(self, seconds: float) -> tuple[int, int]:
+        start, self.now_ns = self.now_ns, self.now_ns + int(seconds * 1e9)
+        return start, self.now_ns
+
+    def read(self, start_ns: int, end_ns: int) -> Samples:
+        t_ns = np.arange(start_ns - 10**9, end_ns + 10**9, 10**8)
+        energy_mj = np.tile(100.0 * t_ns / 1e6, (2, 1))
+        power_w = np.full((2, t_ns.size), 100.0)
+        return Samples(t_ns, ("a", "b"), power_w, energy_mj, np.zeros((2, t_ns.size), np.int64))
+
+
+def test_counters_say_what_was_drawn_from_one_rest_to_the_next() -> None:
+    session = Steady()
+    before = idle_power(session)
+    session.now_ns += 60 * 10**9
+    after = idle_power(session)
+    assert before.power_w == pytest.approx(200, rel=0.01)
+    # From the end of the first rest, over a minute, to the end of the second one.
+    assert drawn_between(before, after) == pytest.approx(200 * 65, rel=0.01)
+
+
+def test_a_simulated_sensor_draws_nothing() -> None:
+    outcome, _ = measure(RealTwin())
+    assert outcome.record["drawn_energy_j"] is None
+
+
+def test_without_counters_nobody_knows_what_was_drawn() -> None:
+    known = Idle(100.0, counters_j=50.0)
+    assert drawn_between(known, Idle(100.0, counters_j=80.0)) == 30.0
+    assert drawn_between(known, Idle(100.0)) is None
+    assert drawn_between(known, Idle(100.0, counters_j=20.0)) is None
 
 
 def test_windows_are_as_long_as_the_sensor_asks() -> None:

@@ -158,3 +158,16 @@ def test_a_foreign_engine_that_is_not_there_is_a_clear_error(
     code, _ = launch(tmp_path, one)
     assert code == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_asked_to_stop_it_writes_what_it_has_and_leaves_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stop").touch()
+    monkeypatch.setenv("ENERGYLENS_STOP_FILE", str(tmp_path / "stop"))
+    code, out = launch(tmp_path, spec([1, 2]))
+    assert code == 0
+    assert len(read_measurements(out)) == 0
+    record = RunFolder.open(out).launch_record("unruly-1")
+    assert record is not None
+    assert [kind for _, kind, _ in record["failures"]] == ["not_reached"] * 2
