@@ -16,7 +16,14 @@ class EnergyLensError(Exception):
         The file, key, row or value that is wrong.
     fix
         What the user can do about it.
+
+    Attributes
+    ----------
+    leave_at_once
+        Whether a command must end without tidying up, because that could hang.
     """
+
+    leave_at_once = False
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(what)

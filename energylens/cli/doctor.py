@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from energylens.doctor import Diagnosis
+    from energylens.doctor.fleet import ClusterReport
     from energylens.doctor.sensors import GpuSensor, SensorReport
     from harness.meters.sensor_report import Characterisation, IdlePower
 
@@ -33,9 +34,18 @@ def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="With --sensors: half the time, coarser.")
     ] = False,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster", help="Probe every node of the cluster of RAY_ADDRESS, or of a local Ray."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what this machine can measure and project, and what is in the way."""
+    if cluster:
+        _cluster(sensors or quick, as_json)
+        return
     if sensors:
         _sensors(quick, as_json)
         return
@@ -83,6 +93,54 @@ def _marked(mark: str, text: Text) -> Table:
     grid.add_column(overflow="fold")
     grid.add_row("", mark, text)
     return grid
+
+
+def _cluster(also_sensors: bool, as_json: bool) -> None:
+    from energylens.doctor.fleet import inspect_cluster
+
+    if also_sensors:
+        from harness.errors import EnergyLensError
+
+        raise EnergyLensError(
+            "--cluster looks at nodes, --sensors at the sensors of one machine",
+            where="energylens doctor --cluster --sensors",
+            fix="energylens doctor --sensors, on the node in question",
+        )
+    report = inspect_cluster()
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_cluster(report)
+    if not report.measuring:
+        raise typer.Exit(1)
+
+
+def print_cluster(report: ClusterReport) -> None:
+    """Print one table of all nodes, then every problem with what to do about it."""
+    from rich.text import Text
+
+    from energylens.doctor.fleet import gathered_problems, node_row
+
+    out = console()
+    where = f"cluster at {report.address}" if report.address else "Ray on this machine"
+    count = len(report.nodes)
+    out.print(f"{where}: {count} node{'s' * (count != 1)}, {report.measuring} can measure")
+    columns = [("node", "<"), ("hardware", "<"), ("engines", "<"), ("verdict", "<")]
+    out.print(table(columns, [node_row(facts) for facts in report.nodes]))
+    for problem, names in gathered_problems(report.nodes):
+        text = Text.assemble((f"{problem.code}: ", "bold"), f"{names}: {problem.detail}")
+        if problem.fix:
+            text.append(f"\nwhat to do: {problem.fix}", style="dim")
+        out.print(_marked(_MARK["no" if problem.fatal else "warn"], text))
+    for facts in report.nodes:
+        if facts.leftovers:
+            pids = ", ".join(map(str, facts.leftovers[:5]))
+            text = Text.assemble(
+                ("leftovers: ", "bold"),
+                f"{facts.name}: processes of launches that are gone (pid {pids}); "
+                "they are ended before the next launch",
+            )
+            out.print(_marked(_MARK["info"], text))
 
 
 def _sensors(quick: bool, as_json: bool) -> None:

@@ -69,6 +69,10 @@ class ErrorGroup(TyperGroup):
             if debugging():
                 traceback.print_exc()
             print_error(error)
+            if error.leave_at_once:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(EXIT_BAD)
             raise typer.Exit(EXIT_BAD) from None
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)

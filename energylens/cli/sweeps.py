@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,15 +21,54 @@ FORMATS = ("mlenergy", "table")
 LONGEST_EXAMPLE = 150
 
 
-def plan(sweep: SweepArgument, as_json: JsonOption = False) -> None:
-    """Show what a sweep would do and cost: tasks, launches, skips, hours, energy."""
+def plan(
+    sweep: SweepArgument,
+    cluster: Annotated[
+        bool | None,
+        typer.Option(
+            "--cluster/--no-cluster",
+            help="Look at the nodes too; default: if RAY_ADDRESS is set.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a sweep would do and cost: tasks, launches, skips, hours, energy.
+
+    With a cluster it also says what none of its nodes can do, and how long they take together.
+    """
     from harness.plan import make_plan
 
     planned = make_plan(sweep)
+    wanted = bool(os.environ.get("RAY_ADDRESS")) if cluster is None else cluster
+    placement = _place(planned) if wanted else None
     if as_json:
-        print_json(planned)
-    else:
-        _print_plan(planned)
+        print_json(planned.to_dict() | ({"cluster": placement} if placement else {}))
+        return
+    _print_plan(planned)
+    if placement is not None:
+        _print_placement(placement)
+
+
+def _place(planned: Any) -> Any:
+    from harness.fleet.placing import place
+
+    return place(planned)
+
+
+def _print_placement(placement: Any) -> None:
+    from rich.markup import escape
+
+    out = console()
+    nodes = placement.inventory
+    usable = sum(facts.usable for facts in nodes)
+    out.print(f"Cluster: {count(len(nodes))} nodes, {count(usable)} usable")
+    if placement.makespan_s is not None:
+        out.print(f"All nodes at work, it takes about {duration(placement.makespan_s)}.")
+    for each in placement.unplaced:
+        out.print(f"[yellow]{count(each.tasks)} tasks cannot be placed:[/] {escape(each.why)}")
+    if placement.unplaced:
+        out.print("What is wrong with which node: energylens doctor --cluster")
 
 
 def _print_plan(planned: Any) -> None:
@@ -104,13 +144,39 @@ def run(
         int | None,
         typer.Option(min=1, help="Processes on this machine; default: all.", show_default=False),
     ] = None,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(help="Stop after so many hours of wall time.", show_default=False),
+    ] = None,
+    max_gpu_hours: Annotated[
+        float | None,
+        typer.Option(help="Stop after so many GPU-hours.", show_default=False),
+    ] = None,
+    max_kwh: Annotated[
+        float | None,
+        typer.Option(help="Stop after so many measured kWh of the GPUs.", show_default=False),
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(help="Stop at this cost, at the prices of the sweep.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Do a sweep on local Ray, or on the cluster of RAY_ADDRESS; resumes by itself."""
-    from energylens.cli.progress import make_progress
-    from harness.fleet import run_sweep
+    """Do a sweep on local Ray, or on the cluster of RAY_ADDRESS; resumes by itself.
 
-    summary = run_sweep(sweep, out, progress=make_progress(quiet=as_json), workers=workers)
+    Limits replace those of the sweep. At a limit, and at Ctrl-C, launches under way finish the
+    window that they measure and write their rows; a second Ctrl-C ends them at once.
+    """
+    from energylens.cli.progress import make_progress
+    from harness.fleet import Budget, run_sweep
+
+    summary = run_sweep(
+        sweep,
+        out,
+        progress=make_progress(quiet=as_json),
+        workers=workers,
+        budget=Budget(max_hours, max_gpu_hours, max_kwh, max_cost),
+    )
     if as_json:
         print_json(summary)
     else:
@@ -118,6 +184,8 @@ def run(
 
 
 def _print_run(summary: Any) -> None:
+    from rich.markup import escape
+
     out = console()
     rate = summary.done / summary.seconds if summary.seconds > 0 else None
     failed = f", [red]{count(summary.failed)} failed[/]" if summary.failed else ""
@@ -137,7 +205,21 @@ def _print_run(summary: Any) -> None:
                 [(code, count(rows)) for code, rows in summary.flagged.items()],
             )
         )
-    out.print(f"Written: {summary.folder}", markup=False)
+    if summary.drawn_energy_kwh is not None:
+        out.print(
+            f"drawn by the GPUs while measuring: {significant(summary.drawn_energy_kwh)} kWh "
+            f"in {significant(summary.gpu_hours)} GPU-hours"
+        )
+    for sentence in summary.unplaced:
+        out.print(f"[yellow]not placed:[/] {escape(sentence)}")
+    if summary.lost:
+        out.print(
+            f"[red]{count(summary.lost)} tasks lost[/] (no row; run again to try them again): "
+            "energylens status shows why"
+        )
+    if summary.stopped:
+        out.print(f"[yellow]stopped:[/] {escape(summary.stopped)}; run again to go on")
+    out.print(f"Written: {summary.location}", markup=False)
 
 
 def import_(

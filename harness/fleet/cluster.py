@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.errors import RunError
+from harness.fleet.watch import HeadLostError
 
 NODE_LOCK = "node_lock"
 """Resource of which every node has one: who holds it measures alone on that node."""
+
+LEAVE_S = 5.0
 
 
 @contextmanager
@@ -32,6 +37,13 @@ def ray_cluster(workers: int | None = None) -> Iterator[dict[str, float]]:
         If the cluster cannot be reached, or Ray cannot start.
     """
     address = os.environ.get("RAY_ADDRESS")
+    if address and address.startswith(("http://", "https://")):
+        raise RunError(
+            "this is the address of a dashboard; a driver needs that of the head node",
+            where=f"RAY_ADDRESS={address}",
+            fix="set RAY_ADDRESS=HEAD:6379, or hand the sweep in as a job: "
+            f"python -m harness.fleet.jobs submit SWEEP --out DIR --address {address}",
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's workers are nice to others by 15; a measured process must not wait behind them.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -70,7 +82,19 @@ def ray_cluster(workers: int | None = None) -> Iterator[dict[str, float]]:
     try:
         yield {name: float(count) for name, count in ray.cluster_resources().items()}
     finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Leave Ray; without its head that would wait for a minute, so it is not waited for then."""
+    import ray
+
+    if not isinstance(sys.exc_info()[1], HeadLostError):
         ray.shutdown()
+        return
+    leaving = threading.Thread(target=ray.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_S)
 
 
 def _knock(address: str) -> None:

@@ -1,157 +1,554 @@
-"""One bounded loop that keeps workers busy: submit, wait a little, collect, retry or give up.
+"""The loop of a run: send, hear, watch, collect, try again or give up.
 
-Infrastructure faults (a worker or a node that died) are tried again; what a launch itself
-raises is a result and is not. Every batch has a deadline on the driver's own clock, because a
-frozen node never reports anything.
+    schedule --pick--> node --Ray task--> worker --outcome--> told to whoever listens
+        ^                                    |
+        '--- another attempt <--- fault <----'  died, silent, late, node lost
+
+Ray's own knowledge of a fault can take many minutes or never come (a frozen node), so the loop
+has three more eyes: the list of living nodes, beats of the workers, and its own clock. A worker
+that is given up is killed on its node before that node is used again. Every work ends exactly
+once: with an outcome, or with a fault. What comes late from an attempt that was given up is not
+looked at.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from harness.fleet.cluster import NODE_LOCK
-from harness.fleet.worker import LaunchReport, run_batch, user_error
+from harness.fleet.faults import Fault, fault_of
+from harness.fleet.janitor import end_leftovers
+from harness.fleet.mailbox import News
+from harness.fleet.nodes import NodeFacts
+from harness.fleet.schedule import Assignment, Isolation, Schedule, Work, shares
+from harness.fleet.watch import Scouts, Watch
+from harness.fleet.worker import Order, Outcome, end_process, run_order
 
-MAX_ATTEMPTS = 3
-POLL_S = 0.5
+POLL_S = 0.25
+PART = "+"
+"""Between the id of a work and that of its part, where it was split."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Launches that one worker runs in turn.
+class Patience:
+    """How long the loop waits for what, seconds; how often it tries.
 
     Attributes
     ----------
-    launch_ids
-        Their names, for messages.
-    specs
-        Launch specs as JSON.
-    deadline_s
-        Longest time from submission to result.
-    num_gpus
-        GPUs of one node that it needs.
+    attempts
+        Tries of one launch.
+    quarantine
+        Faults of one node in a row after which it takes no launches any more.
+    silence_s
+        Time without a beat after which a launch is given up.
+    start_s
+        Time from sending a launch to its first word. It can be long where another driver
+        holds the node.
+    grace_s
+        Time beyond a launch's deadline for the worker to end it by itself.
+    return_s
+        Time that launches without a node wait for one to come (back).
+    probe_s
+        Time between looks at nodes that cannot measure now.
     """
 
-    launch_ids: tuple[str, ...]
-    specs: tuple[str, ...]
-    deadline_s: float
-    num_gpus: int = 0
+    attempts: int = 3
+    quarantine: int = 3
+    silence_s: float = 60.0
+    start_s: float = 1800.0
+    grace_s: float = 60.0
+    return_s: float = 60.0
+    probe_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class BatchFailure:
-    """A batch that ended without a report."""
+class Job:
+    """What is sent for a work: specs of this attempt, and how long they may take."""
 
-    batch: Batch
-    kind: str
-    detail: str
-
-
-Outcome = list[LaunchReport] | BatchFailure
+    specs: tuple[str, ...]
+    isolated: bool
+    deadline_s: float
 
 
-def dispatch(
-    batches: Sequence[Batch],
-    out: str,
-    *,
-    slots: int,
-    isolated: bool,
-    exclusive: bool = False,
-    on_retry: Callable[[Batch, str], None],
-) -> Iterator[Outcome]:
-    """Run all batches on Ray and yield each outcome as it comes.
+class Listener(Protocol):
+    """Hears what happens to works and nodes."""
+
+    def sent(self, assignment: Assignment) -> None:
+        """A work is on its way to its nodes."""
+        ...
+
+    def started(self, assignment: Assignment) -> None:
+        """Its worker has begun."""
+        ...
+
+    def ended(self, assignment: Assignment, outcome: Outcome, held_s: float) -> None:
+        """A work came back; its nodes were held for so long."""
+        ...
+
+    def again(self, assignment: Assignment, fault: Fault, held_s: float) -> None:
+        """An attempt failed and the work is tried again."""
+        ...
+
+    def lost(self, work: Work, nodes: tuple[str, ...], fault: Fault, held_s: float) -> None:
+        """A work is given up."""
+        ...
+
+    def found(self, facts: NodeFacts) -> None:
+        """A node was looked at, for the first time or again."""
+        ...
+
+    def node(self, node_id: str, what: str, detail: str) -> None:
+        """A node was `lost`, `quarantined`, `joined`, `unusable`, `slow` or `back`."""
+        ...
+
+    def tick(self) -> str:
+        """About every quarter of a second; answers why the run should stop, or nothing."""
+        ...
+
+    def left_s(self) -> float:
+        """Wall time that a launch may take now."""
+        ...
+
+
+@dataclass(slots=True)
+class _Flight:
+    assignment: Assignment
+    ticket: str
+    handles: list[Any]
+    sent_s: float
+    deadline_s: float
+    group: Any = None
+    started_s: float | None = None
+    heard_s: float = 0.0
+    worker: tuple[int, int] | None = None
+    ending: bool = False
+
+
+class Dispatcher:
+    """Runs all works of a schedule.
 
     Parameters
     ----------
-    batches
-        What to run; started in order.
-    out
-        Run folder.
-    slots
-        Batches in flight at the same time, queued ones included.
-    isolated
-        Every launch in a process of its own, in a worker that ends afterwards.
-    exclusive
-        One batch a node at a time, so that no measurement disturbs another.
-    on_retry
-        Told of every batch that is tried again, and why.
-
-    Raises
-    ------
-    EnergyLensError
-        As soon as a worker meets an error that the user has to mend, such as a full disk.
-
-    Notes
-    -----
-    Whoever stops early leaves batches in flight; they end with the connection to Ray. They are
-    not cancelled one by one: in Ray 2.60 a forced cancel that meets the reply of its task brings
-    the whole driver down (a failed check in TaskManager::CompletePendingTask).
+    schedule
+        What goes where.
+    nodes
+        node_id -> facts, kept up to date here.
+    job
+        Makes what is sent for an attempt of a work.
+    split
+        Parts of a work whose worker died, each a work of its own: only the launch that kills
+        it must be given up.
+    models
+        model_id -> text of its config.json.
+    listener
+        Hears what happens.
+    mailbox
+        Handle of the mailbox actor.
+    watch, scouts
+        Eyes on the cluster.
+    patience
+        How long for what.
+    run
+        What the worker does; tests give another.
     """
-    import ray
 
-    once = {"max_calls": 1} if isolated else {}
-    remote = ray.remote(num_cpus=1, max_retries=0, **once)(run_batch)
-    lock: dict[str, Any] = {"resources": {NODE_LOCK: 1}} if exclusive else {}
-    waiting: deque[tuple[Batch, int]] = deque((b, 1) for b in batches)
-    flying: dict[Any, tuple[Batch, int, float]] = {}
-    while waiting or flying:
-        while waiting and len(flying) < slots:
-            batch, attempt = waiting.popleft()
-            placed = remote.options(num_gpus=batch.num_gpus, **lock)
-            handle = placed.remote(batch.specs, out, isolated)
-            flying[handle] = (batch, attempt, time.monotonic() + batch.deadline_s)
-        ready, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_S)
+    def __init__(
+        self,
+        schedule: Schedule,
+        nodes: dict[str, NodeFacts],
+        *,
+        job: Callable[[Work], Job],
+        split: Callable[[Work], list[Work]],
+        models: Mapping[str, str],
+        listener: Listener,
+        mailbox: Any,
+        watch: Watch,
+        scouts: Scouts,
+        isolation: Isolation = "node",
+        patience: Patience | None = None,
+        run: Callable[..., Outcome] = run_order,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        import ray
+
+        self._ray = ray
+        self._schedule = schedule
+        self._nodes = nodes
+        self._job = job
+        self._split = split
+        self._models = ray.put(dict(models))
+        self._listener = listener
+        self._mailbox = mailbox
+        self._watch = watch
+        self._scouts = scouts
+        self._isolation = isolation
+        self._patience = patience or Patience()
+        self._clock = clock
+        self._pooled = ray.remote(num_cpus=1, max_retries=0)(run)
+        self._alone = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(run)
+        self._end_process = ray.remote(num_cpus=0, max_retries=0)(end_process)
+        self._flights: dict[str, _Flight] = {}
+        self._by_handle: dict[Any, str] = {}
+        self._zombies: dict[Any, tuple[Any, Assignment]] = {}
+        self._records: dict[str, list[str]] = {}
+        self._drain: Any = None
+        self._stopping = ""
+        self._hopeless_s: float | None = None
+        self._probed_s = clock()
+        self._sent = 0
+
+    def run(self) -> str:
+        """Run until nothing is left, or until told to stop and nothing is under way.
+
+        Returns
+        -------
+        str
+            Why it stopped early; empty if it did not.
+
+        Raises
+        ------
+        HeadLostError
+            If the head of the cluster is gone.
+        """
+        while True:
+            why = self._listener.tick()
+            if why and not self._stopping:
+                self._stopping = why
+                self._mailbox.stop.remote()
+            if not self._stopping:
+                self._send()
+            if not self._flights:
+                if self._stopping or not self._schedule.count:
+                    return self._stopping
+                if not self._nothing_under_way():
+                    continue
+            self._collect()
+            self._hear()
+            self._look_at_nodes()
+            self._look_at_clock()
+            self._bury()
+
+    def tidy(self, timeout_s: float = 30.0) -> int:
+        """End what launches left behind on the nodes; returns how many processes that were."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        remote = self._ray.remote(num_cpus=0, max_retries=0)(end_leftovers)
+        asked = [
+            remote.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
+            ).remote()
+            for node_id, facts in self._nodes.items()
+            if facts.usable
+        ]
+        ready, _ = self._ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
+        found = 0
+        for each in ready:
+            with suppress(Exception):
+                found += len(self._ray.get(each, timeout=5))
+        return found
+
+    def _send(self) -> None:
+        while True:
+            assignment = self._schedule.pick(self._listener.left_s())
+            if assignment is None:
+                return
+            self._sent += 1
+            work = assignment.work
+            job = self._job(work)
+            ticket = f"{work.work_id}-{work.attempt}"
+            flight = _Flight(assignment, ticket, [], self._clock(), job.deadline_s)
+            flight.heard_s = flight.sent_s
+            try:
+                self._launch(flight, job)
+            except Exception as error:
+                self._schedule.give_back(assignment)
+                self._fail(assignment, fault_of(error), 0.0)
+                continue
+            self._flights[ticket] = flight
+            for handle in flight.handles[:1]:
+                self._by_handle[handle] = ticket
+            self._listener.sent(assignment)
+
+    def _launch(self, flight: _Flight, job: Job) -> None:
+        """Send a task to each node of an assignment; the first one leads."""
+        assignment = flight.assignment
+        facts = [self._nodes[node_id] for node_id in assignment.nodes]
+        remote = self._alone if job.isolated else self._pooled
+        gang = tuple(each.address for each in facts) if len(facts) > 1 else ()
+        placed = self._placement(flight, facts)
+        for rank, (each, options) in enumerate(zip(facts, placed, strict=True)):
+            order = Order(
+                flight.ticket,
+                job.specs,
+                job.isolated,
+                job.deadline_s,
+                self._gpus(assignment.work, each),
+                gang,
+                rank,
+            )
+            handle = remote.options(**options).remote(order, self._models, self._mailbox)
+            flight.handles.append(handle)
+
+    def _gpus(self, work: Work, facts: NodeFacts) -> tuple[str, ...]:
+        need = work.need
+        if not need.num_gpus or shares(self._isolation, facts, need):
+            return ()
+        right = [g.uuid for g in facts.gpus if g.hardware == need.hardware and not g.mig]
+        return tuple(uuid for uuid in right[: need.num_gpus] if not uuid.startswith("declared"))
+
+    def _placement(self, flight: _Flight, facts: list[NodeFacts]) -> list[dict[str, Any]]:
+        """Options of the task on each node: pinned there, with what it takes from Ray."""
+        from ray.util.scheduling_strategies import (
+            NodeAffinitySchedulingStrategy,
+            PlacementGroupSchedulingStrategy,
+        )
+
+        work = flight.assignment.work
+        taken = [self._taken(work, each) for each in facts]
+        if len(facts) == 1:
+            strategy = NodeAffinitySchedulingStrategy(facts[0].node_id, soft=False)
+            return [{**_options(taken[0]), "scheduling_strategy": strategy}]
+        # All nodes at once or none: two drivers must not hold half a gang each.
+        flight.group = self._ray.util.placement_group(
+            [{"CPU": 1.0, **one} for one in taken],
+            strategy="STRICT_SPREAD",
+            bundle_label_selector=[{"ray.io/node-id": each.node_id} for each in facts],
+        )
+        return [
+            {
+                **_options(one),
+                "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                    flight.group, placement_group_bundle_index=rank
+                ),
+            }
+            for rank, one in enumerate(taken)
+        ]
+
+    def _taken(self, work: Work, facts: NodeFacts) -> dict[str, float]:
+        """Ray resources of a work on a node: the whole of it, or its share of the GPUs."""
+        need = work.need
+        if not need.hardware:
+            return {}
+        if shares(self._isolation, facts, need):
+            share = facts.locks * need.num_gpus / len(facts.gpus)
+            # Ray counts in steps of 0.0001; rounded up, six sixths would be more than the whole.
+            return {"GPU": float(need.num_gpus), NODE_LOCK: math.floor(1e4 * share) / 1e4}
+        gpus = {"GPU": float(facts.ray_gpus)} if need.num_gpus and facts.ray_gpus else {}
+        return {**gpus, NODE_LOCK: facts.locks}
+
+    def _collect(self) -> None:
+        """Take the results that are there; wait a little for the first."""
+        handles = list(self._by_handle)
+        if not handles:
+            time.sleep(POLL_S)
+            return
+        ready, rest = self._ray.wait(handles, num_returns=1, timeout=POLL_S)
+        if ready and rest:
+            more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
+            ready = [*ready, *more]
         for handle in ready:
-            batch, attempt, _ = flying.pop(handle)
-            outcome, again = _collect(handle, batch, attempt)
-            if again:
-                on_retry(batch, again)
-                waiting.extend((one, attempt + 1) for one in _one_by_one(batch))
-            elif outcome is not None:
-                yield outcome
-        now = time.monotonic()
-        for handle in [h for h, (_, _, deadline) in flying.items() if now > deadline]:
-            batch, _, _ = flying.pop(handle)
-            ray.cancel(handle, force=True)
-            yield BatchFailure(batch, "deadline", f"no result after {batch.deadline_s:.0f} s")
+            flight = self._flights[self._by_handle[handle]]
+            try:
+                outcome: Outcome = self._ray.get(handle, timeout=30)
+            except Exception as error:
+                self._close(flight, fault_of(error))
+            else:
+                self._came_back(flight, outcome)
+
+    def _came_back(self, flight: _Flight, outcome: Outcome) -> None:
+        faults = [Fault(r.ended, r.detail, r.log) for r in outcome.reports if r.ended]
+        if faults and len(faults) == len(outcome.reports) and all(f.again for f in faults):
+            self._close(flight, faults[0])
+            return
+        held_s = self._land(flight)
+        if len(faults) < len(outcome.reports):
+            for node_id in flight.assignment.nodes:
+                self._records.pop(node_id, None)
+        self._listener.ended(flight.assignment, outcome, held_s)
+
+    def _land(self, flight: _Flight) -> float:
+        """Forget a flight; its nodes are free. Returns how long they were held."""
+        self._flights.pop(flight.ticket, None)
+        for handle in flight.handles:
+            self._by_handle.pop(handle, None)
+        if len(flight.handles) > 1:
+            self._mailbox.end.remote(flight.ticket)
+        self._schedule.give_back(flight.assignment)
+        self._leave_group(flight)
+        began_s = flight.sent_s if flight.started_s is None else flight.started_s
+        return max(0.0, self._clock() - began_s)
+
+    def _leave_group(self, flight: _Flight) -> None:
+        if flight.group is not None:
+            self._ray.util.remove_placement_group(flight.group)
+
+    def _close(self, flight: _Flight, fault: Fault) -> None:
+        held_s = self._land(flight)
+        self._fail(flight.assignment, fault, held_s)
+
+    def _fail(self, assignment: Assignment, fault: Fault, held_s: float) -> None:
+        """An attempt gave nothing: blame its nodes, and try elsewhere or give up."""
+        work = assignment.work
+        if fault.again:
+            for node_id in assignment.nodes:
+                self._blame(node_id, work)
+        if fault.again and work.attempt < self._patience.attempts:
+            self._listener.again(assignment, fault, held_s)
+            for part in self._split(work):
+                self._schedule.put(part.again(*assignment.nodes))
+            return
+        if fault.again and len(work.avoid | set(assignment.nodes)) > 1:
+            # It failed on several nodes: more likely it than they.
+            mine = work.work_id.partition(PART)[0]
+            for record in self._records.values():
+                record[:] = [each for each in record if each != mine]
+        self._listener.lost(work, assignment.nodes, fault, held_s)
+
+    def _blame(self, node_id: str, work: Work) -> None:
+        """Count a fault of a node; too many in a row, by more than one launch, close it."""
+        record = self._records.setdefault(node_id, [])
+        record.append(work.work_id.partition(PART)[0])
+        many = len(record) >= self._patience.quarantine and len(set(record)) > 1
+        if many and not self._schedule.closed(node_id):
+            why = f"{len(record)} faults in a row"
+            self._schedule.close(node_id, why)
+            self._listener.node(node_id, "quarantined", why)
+
+    def _hear(self) -> None:
+        """Take the news from the mailbox, without waiting for them."""
+        if self._drain is None:
+            self._drain = self._mailbox.drain.remote()
+            return
+        ready, _ = self._ray.wait([self._drain], timeout=0)
+        if not ready:
+            return
+        drained, self._drain = self._drain, None
+        try:
+            news: list[News] = self._ray.get(drained, timeout=5)
+        except Exception as error:
+            raise self._watch.lost(fault_of(error).detail) from error
+        now_s = self._clock()
+        for each in news:
+            flight = self._flights.get(each.ticket)
+            if flight is None:
+                continue
+            flight.heard_s = now_s
+            flight.worker = (each.pid, each.ticks)
+            if flight.started_s is None:
+                flight.started_s = now_s
+                self._listener.started(flight.assignment)
+
+    def _look_at_nodes(self) -> None:
+        """Give up what runs on nodes that are gone; take in nodes that came."""
+        alive = self._watch.alive()
+        if alive is None:
+            return
+        for node_id in [i for i in self._nodes if i not in alive]:
+            self._schedule.close(node_id, "lost")
+            self._listener.node(node_id, "lost", "it is not among the living nodes any more")
+            del self._nodes[node_id]
+            for flight in [f for f in self._flights.values() if node_id in f.assignment.nodes]:
+                self._close(flight, Fault("node_lost", f"node {node_id[:6]} is gone"))
+        now_s = self._clock()
+        again = now_s - self._probed_s > self._patience.probe_s
+        if again:
+            self._probed_s = now_s
+        for node_id in alive:
+            known = self._nodes.get(node_id)
+            if known is None or (again and not known.usable):
+                self._scouts.send(node_id)
+        for facts in self._scouts.back():
+            self._take_in(facts)
+
+    def _take_in(self, facts: NodeFacts) -> None:
+        known = self._nodes.get(facts.node_id)
+        closed = self._schedule.closed(facts.node_id)
+        self._nodes[facts.node_id] = facts
+        if known is not None and known.usable and closed:
+            return  # in quarantine: that it answers proves little
+        self._schedule.add(facts)
+        self._listener.found(facts)
+        if known is None:
+            self._listener.node(facts.node_id, "joined", "")
+        if not facts.usable and (known is None or known.problems != facts.problems):
+            self._listener.node(facts.node_id, "unusable", self._schedule.closed(facts.node_id))
+        elif known is not None and facts.usable and not known.usable:
+            self._listener.node(facts.node_id, "back", "")
+
+    def _look_at_clock(self) -> None:
+        """Give up launches that never began, fell silent, or are over their time."""
+        now_s = self._clock()
+        patience = self._patience
+        for flight in list(self._flights.values()):
+            if flight.started_s is None:
+                if now_s - flight.sent_s > patience.start_s:
+                    for handle in flight.handles:
+                        self._ray.cancel(handle)
+                    waited = f"no word of it in {patience.start_s:.0f} s"
+                    self._close(flight, Fault("not_started", waited))
+                continue
+            if now_s - flight.heard_s > patience.silence_s:
+                what = f"no word of it in {patience.silence_s:.0f} s"
+                self._abandon(flight, Fault("no_contact", what))
+                continue
+            over_s = now_s - flight.started_s - flight.deadline_s
+            if over_s > patience.grace_s:
+                what = f"no result after {now_s - flight.started_s:.0f} s"
+                self._abandon(flight, Fault("deadline", what))
+            elif over_s > 0 and not flight.ending:
+                flight.ending = True
+                self._mailbox.end.remote(flight.ticket)
+
+    def _abandon(self, flight: _Flight, fault: Fault) -> None:
+        """Give a launch up and kill its worker; its node is not used until that is done."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        assignment = flight.assignment
+        lead = assignment.nodes[0]
+        self._close(flight, fault)
+        if flight.worker is None or lead not in self._nodes:
+            return
+        there = NodeAffinitySchedulingStrategy(lead, soft=False)
+        killing = self._end_process.options(scheduling_strategy=there).remote(*flight.worker)
+        self._schedule.hold(lead, flight.ticket)
+        self._zombies[killing] = (flight.handles[0], assignment)
+
+    def _bury(self) -> None:
+        """Free the nodes of abandoned launches once their workers are gone."""
+        for killing, (handle, assignment) in list(self._zombies.items()):
+            ready, _ = self._ray.wait([killing], timeout=0)
+            gone, _ = self._ray.wait([handle], timeout=0, fetch_local=False)
+            lead = assignment.nodes[0]
+            if lead not in self._nodes or (ready and gone):
+                del self._zombies[killing]
+                work = assignment.work
+                self._schedule.release(lead, f"{work.work_id}-{work.attempt}")
+
+    def _nothing_under_way(self) -> bool:
+        """Whether to look again although nothing is under way; settles what can never start."""
+        hopeless = self._schedule.hopeless()
+        if self._zombies or self._scouts.busy:
+            return True
+        if len(hopeless) < self._schedule.count:
+            # All nodes are free, so that only the time can be what is short.
+            self._stopping = "no launch that is left fits into the time that is left"
+            return True
+        now_s = self._clock()
+        self._hopeless_s = self._hopeless_s or now_s
+        may_return = any(not facts.usable for facts in self._nodes.values()) or self._sent
+        if may_return and now_s - self._hopeless_s < self._patience.return_s:
+            return True
+        for work in hopeless:
+            self._schedule.drop(work)
+            self._listener.lost(work, (), Fault("no_node", f"no node with {work.need.text}"), 0.0)
+        return bool(self._schedule.count)
 
 
-def _one_by_one(batch: Batch) -> list[Batch]:
-    """Split a batch whose worker died: only the launch that kills it must be given up."""
-    share_s = batch.deadline_s / max(1, len(batch.specs))
-    pairs = zip(batch.launch_ids, batch.specs, strict=True)
-    return [Batch((launch_id,), (spec,), share_s, batch.num_gpus) for launch_id, spec in pairs]
-
-
-def _collect(handle: Any, batch: Batch, attempt: int) -> tuple[Outcome | None, str]:
-    """Take one result: an outcome, or the reason to try again."""
-    from ray import exceptions, get
-
-    infrastructure = (
-        exceptions.WorkerCrashedError,
-        exceptions.NodeDiedError,
-        exceptions.OutOfMemoryError,
-        exceptions.ObjectLostError,
-    )
-    try:
-        reports: list[LaunchReport] = get(handle)
-    except infrastructure as error:
-        kind = type(error).__name__
-        if attempt < MAX_ATTEMPTS:
-            return None, kind
-        return BatchFailure(batch, kind, _last_line(error)), ""
-    except exceptions.RayError as error:
-        mend = user_error(error)
-        if mend is not None:
-            raise mend from error
-        return BatchFailure(batch, "launch_crashed", _last_line(error)), ""
-    return reports, ""
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+def _options(taken: Mapping[str, float]) -> dict[str, Any]:
+    own = {name: amount for name, amount in taken.items() if name not in ("CPU", "GPU")}
+    return {"num_gpus": taken.get("GPU", 0), "resources": own or None}

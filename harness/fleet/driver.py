@@ -1,40 +1,38 @@
-"""The driver of a run: sweep -> plan -> launches that are missing -> Ray -> run folder.
+"""The driver of a run: sweep -> plan -> launches that are missing -> nodes of Ray -> run folder.
 
-The run folder is the only state. A run that is started again reads which tasks are done and
-does the rest; two drivers cannot work on one folder at the same time.
+The run folder is the only state, and the driver its only writer. A run that is started again
+reads which tasks are done and does the rest; two drivers cannot work on one folder at once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.engines import load_engine
 from harness.errors import RunError
-from harness.fleet.cluster import NODE_LOCK, ray_cluster
-from harness.fleet.dispatch import Batch, BatchFailure, dispatch
+from harness.fleet.budget import Budget
+from harness.fleet.cluster import ray_cluster
+from harness.fleet.dispatch import Dispatcher, Patience
+from harness.fleet.inventory import probe_again, take_inventory
+from harness.fleet.ledger import Ledger
+from harness.fleet.mailbox import open_mailbox
+from harness.fleet.nodes import NodeFacts
+from harness.fleet.placing import unplaced
 from harness.fleet.progress import ProgressSink, Quiet
-from harness.fleet.worker import LaunchReport
-from harness.launch import LaunchSpec, Protocol
+from harness.fleet.rescue import take_in_rescued
+from harness.fleet.schedule import Schedule, ordered
+from harness.fleet.stopping import StopSignals
+from harness.fleet.watch import Scouts, Watch
+from harness.fleet.works import Works, missing_launches
 from harness.plan import Plan, RememberingEstimator, default_estimator, make_plan
 from harness.spec import Sweep, load_sweep
+from harness.spec.facts import load_prices
 from harness.store import RunFolder, StoreError, code_version
-from harness.store.files import write_atomic
-
-BATCH_TASKS = 96
-"""Tasks in a batch of pooled launches: a second or two of work, so that progress is seen."""
-
-LAUNCH_DEADLINE_S = 3600.0
-"""Time that one launch may take, waiting for a worker included; twin launches take seconds."""
-
-DEADLINE_FACTOR = 5.0
-"""A real launch may take so many times its plan, if that is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +41,12 @@ class RunSummary:
 
     Attributes
     ----------
-    folder
-        The run folder.
-    planned, already_done, done, failed
+    folder, location
+        The run folder on this machine, and its address: the same, or that of an object store.
+    planned, already_done, done, failed, lost
         Tasks in the plan, with a row from earlier runs, with a row from now (also one that says
-        why it failed), failed now (also those of lost launches, which have no row).
+        why it failed), with such a row from now, and of launches that were given up now, which
+        have no row and are tried again by the next run.
     flagged
         Reason code -> rows measured now that carry it.
     seconds, energy_j
@@ -55,30 +54,49 @@ class RunSummary:
         task has one).
     skips
         Reason -> configurations that the plan left out.
+    stopped
+        Why it ended before everything was done; empty if it did not.
+    drawn_energy_kwh
+        What the GPUs of measured launches drew, by their counters; None without a sensor.
+    gpu_hours
+        Time that launches held, multiplied by their GPUs.
+    unplaced
+        What no node of the cluster can do, in words.
     """
 
     folder: Path
+    location: str
     planned: int
     already_done: int
     done: int
     failed: int
+    lost: int
     flagged: dict[str, int]
     seconds: float
     energy_j: float | None
     skips: dict[str, int]
+    stopped: str = ""
+    drawn_energy_kwh: float | None = None
+    gpu_hours: float = 0.0
+    unplaced: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "folder": str(self.folder),
+            "folder": self.location,
             "planned": self.planned,
             "already_done": self.already_done,
             "done": self.done,
             "failed": self.failed,
+            "lost": self.lost,
             "flagged": self.flagged,
             "seconds": round(self.seconds, 3),
             "energy_j": self.energy_j,
             "skips": self.skips,
+            "stopped": self.stopped,
+            "drawn_energy_kwh": self.drawn_energy_kwh,
+            "gpu_hours": round(self.gpu_hours, 6),
+            "unplaced": list(self.unplaced),
         }
 
 
@@ -88,6 +106,8 @@ def run_sweep(
     *,
     progress: ProgressSink | None = None,
     workers: int | None = None,
+    budget: Budget | None = None,
+    patience: Patience | None = None,
 ) -> RunSummary:
     """Do a sweep, or what is missing of it.
 
@@ -96,274 +116,216 @@ def run_sweep(
     sweep_path
         Sweep file.
     out
-        Run folder; made if missing, resumed if not.
+        Run folder, or its s3:// address; made if missing, resumed if not.
     progress
         Where to report to.
     workers
         Processes on this machine; ignored when RAY_ADDRESS names a cluster.
+    budget
+        Limits of this run, before those of the sweep.
+    patience
+        How long to wait for what.
 
     Raises
     ------
     EnergyLensError
         On anything that the user has to mend; what was measured stays in the folder.
     KeyboardInterrupt
-        Passed on, after the folder was left clean.
+        Passed on, after launches under way were finished and the folder was left clean.
     """
     started = time.monotonic()
     sink = progress or Quiet()
     sweep = load_sweep(Path(sweep_path))
-    real = load_engine(sweep.engine).isolated
-    isolated = sweep.isolate_launches or real
-    out = Path(out).absolute()
-    memory = RememberingEstimator(default_estimator(sweep.engine), out / "plan.parquet")
-    plan = make_plan(sweep, estimator=memory)
+    limits = (budget or Budget()).over(Budget(**sweep.fleet.limits()))
+    location = str(out)
     folder = RunFolder.create(out, {})
+    memory = RememberingEstimator(default_estimator(sweep.engine), folder.path / "plan.parquet")
+    plan = make_plan(sweep, estimator=memory)
     with folder.lock():
+        memory.save(folder.place.write)
+        del memory
         _refuse_other_sweep(folder, sweep)
         manifest = _manifest(sweep, plan)
         folder.update_manifest(manifest)
-        memory.save(write_atomic)
-        state = _Run(folder, sink)
+        take_in_rescued(folder, location)
         specs = missing_launches(sweep, plan, folder.done_task_ids())
         missing = sum(len(s.workloads) for s in specs)
-        already = len(plan.tasks) - missing
+        already = plan.task_count - missing
         folder.append_event(
             "run_started",
             sweep=sweep.name,
-            tasks_planned=len(plan.tasks),
+            tasks_planned=plan.task_count,
             tasks_already_done=already,
             launches=len(specs),
             # The manifest tells of the latest run; rows of earlier ones may be of other code.
             git_commit=manifest["git_commit"],
             versions=manifest["versions"],
         )
-        sink.started(len(plan.tasks), already)
+        sink.started(plan.task_count, already)
+        signals = StopSignals()
+        run = _Run(folder, location, sink, sweep, plan, limits, signals, started)
         try:
             if specs:
-                batches = _batches(specs, 1 if isolated else BATCH_TASKS, _deadlines(plan))
-                state.work(batches, isolated, real, workers)
+                run.work(specs, already, workers, patience or Patience())
+            signals.raise_if_asked()
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             # Whatever goes wrong while cleaning up, the first error is the one to hear of.
             with suppress(Exception):
-                state.close("run_interrupted" if interrupted else "run_failed", started, error)
+                run.close("run_interrupted" if interrupted else "run_failed", error)
             raise
-        state.close("run_finished", started)
-    return RunSummary(
-        folder.path,
-        len(plan.tasks),
-        already,
-        state.done,
-        state.failed,
-        state.flagged,
-        time.monotonic() - started,
-        state.energy_j,
-        plan.skipped,
-    )
+        run.close("run_stopped" if run.stopped else "run_finished")
+    return run.summary(already)
 
 
 class _Run:
-    """Counts of one run, and what is written down as outcomes come in."""
+    """One run from the first node to the last row."""
 
-    def __init__(self, folder: RunFolder, sink: ProgressSink) -> None:
-        self.folder = folder
-        self.sink = sink
-        self.done = 0
-        self.failed = 0
-        self.energy_j: float | None = None
-        self.flagged: dict[str, int] = {}
+    def __init__(
+        self,
+        folder: RunFolder,
+        location: str,
+        sink: ProgressSink,
+        sweep: Sweep,
+        plan: Plan,
+        budget: Budget,
+        signals: StopSignals,
+        started_s: float,
+    ) -> None:
+        self.stopped = ""
+        self._unplaced: tuple[str, ...] = ()
+        self._folder = folder
+        self._sink = sink
+        self._sweep = sweep
+        self._plan = plan
+        self._budget = budget
+        self._signals = signals
+        self._started_s = started_s
+        self._location = location
+        self._ledger: Ledger | None = None
 
     def work(
-        self, batches: Sequence[Batch], isolated: bool, real: bool, workers: int | None
+        self,
+        specs: Sequence[Any],
+        already: int,
+        workers: int | None,
+        patience: Patience,
     ) -> None:
-        """Run all batches; real ones measure alone on their node."""
-        with ray_cluster(workers) as resources:
-            if real:
-                _check_resources(batches, resources)
-            slots = resources[NODE_LOCK] if real else 2 * resources.get("CPU", 1)
-            for outcome in dispatch(
-                batches,
-                str(self.folder.path),
-                slots=int(slots),
-                isolated=isolated,
-                exclusive=real,
-                on_retry=self._retry,
-            ):
-                if isinstance(outcome, BatchFailure):
-                    specs = [LaunchSpec.model_validate_json(s) for s in outcome.batch.specs]
-                    tasks = sum(len(spec.workloads) for spec in specs)
-                    self._lost(outcome.batch.launch_ids, tasks, outcome.kind, outcome.detail)
-                else:
-                    for report in outcome:
-                        self._finished(report)
+        """Do launches on the nodes of Ray."""
+        import ray
 
-    def close(self, kind: str, started: float, error: BaseException | None = None) -> None:
+        with ray_cluster(workers), self._signals.installed():
+            inventory = take_inventory()
+            works = Works(self._sweep, self._plan, specs, inventory)
+            ledger = self._ledger = Ledger(
+                self._folder,
+                self._location,
+                self._sink,
+                sweep=self._sweep.name,
+                specs=works.specs,
+                planned=self._plan.task_count,
+                already_done=already,
+                budget=self._budget,
+                prices=load_prices(self._sweep),
+                asked_to_stop=self._signals.reason,
+                started_s=self._started_s,
+            )
+            ledger.see(inventory)
+            self._folder.update_manifest({"inventory": [facts.to_dict() for facts in inventory]})
+            self._refuse_unplaceable(works, inventory)
+            schedule = Schedule(
+                ordered(works.all, self._sweep.measuring.seed) if works.real else works.all,
+                inventory,
+                self._sweep.fleet.isolation,
+            )
+            scouts = Scouts(probe_again)
+            with Watch(ray.nodes) as watch:
+                dispatcher = Dispatcher(
+                    schedule,
+                    {facts.node_id: facts for facts in inventory},
+                    job=works.job,
+                    split=works.split,
+                    models=works.models(),
+                    listener=ledger,
+                    mailbox=open_mailbox(),
+                    watch=watch,
+                    scouts=scouts,
+                    isolation=self._sweep.fleet.isolation,
+                    patience=patience,
+                )
+                try:
+                    self.stopped = dispatcher.run()
+                    if works.real:
+                        dispatcher.tidy()
+                finally:
+                    scouts.close()
+                    ledger.close()
+            ledger.raise_for_problems()
+
+    def _refuse_unplaceable(self, works: Works, inventory: Sequence[NodeFacts]) -> None:
+        """Say at once what no node can do; the rest goes on.
+
+        Raises
+        ------
+        RunError
+            If that is everything.
+        """
+        found = unplaced(works, inventory)
+        self._unplaced = tuple(each.why for each in found)
+        for each in found:
+            self._folder.append_event(
+                "unplaceable", need=each.need, tasks=each.tasks, detail=each.why
+            )
+            self._sink.message(f"{each.tasks} tasks cannot be placed: {each.why}")
+        if sum(each.launches for each in found) == sum(len(s) for s in works.specs.values()):
+            raise RunError(
+                f"no node of this cluster can do any of it: {found[0].why}",
+                where=f"{len(inventory)} nodes, {len(works.all)} launches",
+                fix="look at `energylens doctor --cluster`; mend the nodes, add some, or choose "
+                "other hardware in the sweep",
+            )
+
+    def close(self, kind: str, error: BaseException | None = None) -> None:
         """Compact what is there and write the last event, whatever happened."""
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - self._started_s
         why = {} if error is None else {"class": type(error).__name__, "detail": str(error)}
+        if self.stopped:
+            why["reason"] = self.stopped
+        ledger = self._ledger
+        done, failed = (ledger.done, ledger.failed) if ledger else (0, 0)
+        lost = ledger.lost_tasks if ledger else 0
         try:
-            rows = self.folder.compact()
-            self.folder.append_event("compacted", rows=rows)
-            self.folder.append_event(
-                kind, done=self.done, failed=self.failed, seconds=seconds, **why
+            rows = self._folder.compact()
+            self._folder.append_event("compacted", rows=rows)
+            self._folder.append_event(
+                kind, done=done, failed=failed, lost=lost, seconds=seconds, **why
             )
         except StoreError:
             if kind == "run_finished":
                 raise
             # The disk is what failed: the rows on it stay, and the first error says so.
-        self.sink.finished(self.done, self.failed, seconds)
+        self._sink.finished(done, failed, seconds)
 
-    def _finished(self, report: LaunchReport) -> None:
-        if report.crash:
-            self._lost([report.launch_id], report.lost, "launch_crashed", report.crash)
-            return
-        self.done += report.done
-        self.failed += len(report.failures)
-        if report.energy_j is not None:
-            self.energy_j = (self.energy_j or 0.0) + report.energy_j
-        for reason, count in report.flagged.items():
-            self.flagged[reason] = self.flagged.get(reason, 0) + count
-        self.folder.append_event(
-            "launch_finished",
-            launch_id=report.launch_id,
-            hardware=report.hardware,
-            model_id=report.model_id,
-            tasks=report.done,
-            failed=len(report.failures),
-            seconds=round(report.seconds, 3),
-            energy_j=report.energy_j,
+    def summary(self, already: int) -> RunSummary:
+        """What this run did."""
+        ledger = self._ledger
+        return RunSummary(
+            folder=self._folder.path,
+            location=self._folder.place.name,
+            planned=self._plan.task_count,
+            already_done=already,
+            done=ledger.done if ledger else 0,
+            failed=ledger.failed if ledger else 0,
+            lost=ledger.lost_tasks if ledger else 0,
+            flagged=dict(ledger.flagged) if ledger else {},
+            seconds=time.monotonic() - self._started_s,
+            energy_j=ledger.energy_j if ledger else None,
+            skips=self._plan.skipped,
+            stopped=self.stopped,
+            drawn_energy_kwh=ledger.kwh if ledger else None,
+            gpu_hours=ledger.gpu_s / 3600 if ledger else 0.0,
+            unplaced=self._unplaced,
         )
-        for task_id, kind, detail in report.failures:
-            self.folder.append_event(
-                "task_failed", task_id=task_id, **{"class": kind}, detail=detail
-            )
-        self.sink.advanced(
-            report.done,
-            len(report.failures),
-            report.energy_j or 0.0,
-            f"{report.model_id} on {report.hardware}",
-        )
-
-    def _lost(self, launch_ids: Sequence[str], tasks: int, kind: str, detail: str) -> None:
-        """Write lost launches down; their tasks have no row, so the next run tries them again."""
-        self.failed += tasks
-        self.folder.append_event(
-            "launch_lost",
-            launch_ids=list(launch_ids),
-            tasks=tasks,
-            **{"class": kind},
-            detail=detail,
-        )
-        self.sink.message(f"{tasks} tasks lost: {kind}: {detail}")
-
-    def _retry(self, batch: Batch, reason: str) -> None:
-        self.folder.append_event("launch_retried", launch_ids=list(batch.launch_ids), reason=reason)
-        self.sink.message(f"{reason}: {len(batch.specs)} launches are tried again")
-
-
-def missing_launches(sweep: Sweep, plan: Plan, done: set[str]) -> list[LaunchSpec]:
-    """Launches of a plan with the workloads that are not done, in the order of the plan.
-
-    Traces are kept for the first `keep_traces` tasks of an even spread over the plan.
-    """
-    wanted = _traced(plan, sweep.keep_traces)
-    out = []
-    for launch in plan.launches:
-        tasks = [t for t in launch.tasks if t.task_id not in done]
-        if not tasks:
-            continue
-        ids = hashlib.sha256("".join(t.task_id for t in tasks).encode()).hexdigest()[:8]
-        out.append(
-            LaunchSpec(
-                launch_id=f"{launch.launch_id}-{ids}",
-                model_id=launch.model_id,
-                config_path=plan.models[launch.model_id].config_path.absolute(),
-                deployment=launch.deployment,
-                workloads=tuple(t.workload for t in tasks),
-                protocol=_protocol(sweep, launch.deployment.engine),
-                sweep=sweep.name,
-                keep_traces=tuple(i for i, t in enumerate(tasks) if t.task_id in wanted),
-                engine_options=_engine_options(sweep, launch.deployment.engine),
-            )
-        )
-    return out
-
-
-def _protocol(sweep: Sweep, engine: str) -> Protocol:
-    if engine == "twin":
-        return Protocol(repeats=sweep.repeats, window_s=sweep.window_s, seed=sweep.twin.seed)
-    return Protocol(repeats=sweep.repeats, window_s=sweep.window_s, **sweep.measuring.model_dump())
-
-
-def _engine_options(sweep: Sweep, engine: str) -> dict[str, Any]:
-    if engine == "twin":
-        return {"repeat_noise": sweep.twin.repeat_noise}
-    if engine == "transformers":
-        return sweep.transformers.model_dump()
-    return {}
-
-
-def _deadlines(plan: Plan) -> dict[str, float]:
-    """Launch id -> longest time of it: plans of real engines are rough."""
-    return {
-        launch.launch_id: max(LAUNCH_DEADLINE_S, DEADLINE_FACTOR * launch.cost.duration_s)
-        for launch in plan.launches
-    }
-
-
-def _check_resources(batches: Sequence[Batch], resources: Mapping[str, float]) -> None:
-    """Refuse what could never be placed: Ray would wait for it in silence."""
-    if not resources.get(NODE_LOCK):
-        raise RunError(
-            "no node of this cluster offers the lock that keeps measurements apart",
-            where=f"Ray resource {NODE_LOCK!r}",
-            fix=f"start every node with --resources='{{\"{NODE_LOCK}\": 1}}'",
-        )
-    needed = max(batch.num_gpus for batch in batches)
-    there = int(resources.get("GPU", 0))
-    if needed > there:
-        raise RunError(
-            f"a launch needs {needed} GPUs and Ray sees {there} here",
-            where="this machine or cluster",
-            fix="choose a deployment that fits, or start Ray with --num-gpus where it finds none",
-        )
-
-
-def _traced(plan: Plan, count: int) -> set[str]:
-    if not count:
-        return set()
-    step = max(1, len(plan.tasks) // count)
-    return {t.task_id for t in plan.tasks[::step][:count]}
-
-
-def _batches(specs: Sequence[LaunchSpec], size: int, deadlines: Mapping[str, float]) -> list[Batch]:
-    """Group neighbouring launches until a batch holds `size` tasks."""
-    out: list[Batch] = []
-    group: list[LaunchSpec] = []
-    for spec in specs:
-        group.append(spec)
-        if sum(len(s.workloads) for s in group) >= size:
-            out.append(_batch(group, deadlines))
-            group = []
-    if group:
-        out.append(_batch(group, deadlines))
-    return out
-
-
-def _batch(group: Sequence[LaunchSpec], deadlines: Mapping[str, float]) -> Batch:
-    return Batch(
-        tuple(s.launch_id for s in group),
-        tuple(s.model_dump_json() for s in group),
-        sum(deadlines[s.launch_id.partition("-")[0]] for s in group),
-        max(_gpus(s) for s in group),
-    )
-
-
-def _gpus(spec: LaunchSpec) -> int:
-    """GPUs that a launch really occupies: none for the twin, or where the CPU computes."""
-    deployment = spec.deployment
-    on_cpu = deployment.hardware.startswith("CPU") or spec.engine_options.get("device") == "cpu"
-    return 0 if deployment.engine == "twin" or on_cpu else deployment.num_gpus
 
 
 def _refuse_other_sweep(folder: RunFolder, sweep: Sweep) -> None:
@@ -372,7 +334,7 @@ def _refuse_other_sweep(folder: RunFolder, sweep: Sweep) -> None:
         if event.get("kind") == "run_started" and event.get("sweep") != sweep.name:
             raise RunError(
                 f"this folder holds the sweep {event.get('sweep')!r}, not {sweep.name!r}",
-                where=str(folder.path),
+                where=folder.place.name,
                 fix="choose another folder with --out, or the sweep that it was made with",
             )
 
@@ -387,7 +349,7 @@ def _manifest(sweep: Sweep, plan: Plan) -> dict[str, object]:
         "sweep": sweep.text,
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "git_commit": code_version()[1],
-        "inventory": {"host": platform.node(), "platform": platform.platform()},
-        "tasks_planned": len(plan.tasks),
+        "driver": {"host": platform.node(), "platform": platform.platform()},
+        "tasks_planned": plan.task_count,
         "skips": plan.skipped,
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from harness.fleet.view import RunView
 
 
 class ProgressSink(Protocol):
@@ -20,6 +23,10 @@ class ProgressSink(Protocol):
         """Tell something that the user should read."""
         ...
 
+    def view(self, view: RunView) -> None:
+        """Look at the whole run, about once a second; its trouble comes as messages too."""
+        ...
+
     def finished(self, done: int, failed: int, seconds: float) -> None:
         """End: totals of this run."""
         ...
@@ -35,6 +42,9 @@ class Quiet:
         """Say nothing."""
 
     def message(self, text: str) -> None:
+        """Say nothing."""
+
+    def view(self, view: RunView) -> None:
         """Say nothing."""
 
     def finished(self, done: int, failed: int, seconds: float) -> None:

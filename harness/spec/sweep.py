@@ -159,6 +159,34 @@ class TransformersSettings(BaseModel):
     threads: int | None = Field(default=None, ge=1, description="Host threads of torch.")
 
 
+class FleetSettings(BaseModel):
+    """How launches are spread over the nodes of a cluster, and what a run may take."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    isolation: Literal["node", "gpu"] = Field(
+        default="node",
+        description="node: one launch at a time on a node; gpu: as many as its GPUs hold, which "
+        "then share its power, heat and processors.",
+    )
+    max_hours: float | None = Field(
+        default=None, gt=0, description="Wall time of a run, h; launches under way then finish."
+    )
+    max_gpu_hours: float | None = Field(
+        default=None, gt=0, description="GPU-hours that launches of a run may hold."
+    )
+    max_kwh: float | None = Field(
+        default=None, gt=0, description="Energy that GPUs may draw in a run, kWh, as measured."
+    )
+    max_cost: float | None = Field(
+        default=None, gt=0, description="GPU-hours of a run at price_per_gpu_hour."
+    )
+
+    def limits(self) -> dict[str, float | None]:
+        """The limits of a run by name."""
+        return {name: value for name, value in self.model_dump().items() if name[:4] == "max_"}
+
+
 def _prices(value: object) -> object:
     if isinstance(value, dict) and all(
         isinstance(price, int | float) and not isinstance(price, bool) and 0 <= price < math.inf
@@ -182,7 +210,10 @@ class Sweep(BaseModel):
         description="Short name: letters, digits, dot, dash, underscore.",
     )
     description: str = Field(default="", description="What the sweep is for.")
-    engine: str = Field(default="twin", description="Engine that serves: twin, transformers, vllm.")
+    engine: str = Field(
+        default="twin",
+        description="Engine that serves: twin, transformers, vllm; or MODULE:CLASS of your own.",
+    )
     models: Names = Field(
         description="Model ids of the catalog, or paths relative to this file; the folder models/ "
         "beside it is searched too."
@@ -242,6 +273,9 @@ class Sweep(BaseModel):
     transformers: TransformersSettings = Field(
         default=TransformersSettings(), description="Settings of the transformers engine."
     )
+    fleet: FleetSettings = Field(
+        default=FleetSettings(), description="Isolation on the nodes, and limits of a run."
+    )
     keep_traces: int = Field(
         default=20, ge=0, description="Number of tasks whose power traces are kept."
     )
@@ -287,7 +321,7 @@ class Sweep(BaseModel):
     @classmethod
     def _engine_known(cls, engine: str) -> str:
         engines = known_engines()
-        if engine not in engines:
+        if engine not in engines and ":" not in engine:
             raise problem(
                 f"unknown engine {engine!r}; known engines: {', '.join(engines)}",
                 fix=suggestion(engine, engines, "engines"),
@@ -373,6 +407,7 @@ _NESTED: dict[str, type[BaseModel]] = {
     "twin": TwinSettings,
     "measuring": Measuring,
     "transformers": TransformersSettings,
+    "fleet": FleetSettings,
     "include": Configuration,
     "exclude": Condition,
 }

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from harness.errors import RunError, StoreError
-from harness.fleet import run_sweep
+from harness.fleet import Budget, rescue, run_sweep
+from harness.fleet.view import RunView
 from harness.plan import make_plan
 from harness.store import RunFolder, read_measurements, read_traces
 
@@ -37,6 +38,7 @@ class Heard:
         self.total = self.already = self.done = self.failed = 0
         self.joules = 0.0
         self.messages: list[str] = []
+        self.views: list[RunView] = []
         self.ended = False
 
     def started(self, total: int, already_done: int) -> None:
@@ -49,6 +51,9 @@ class Heard:
 
     def message(self, text: str) -> None:
         self.messages.append(text)
+
+    def view(self, view: RunView) -> None:
+        self.views.append(view)
 
     def finished(self, done: int, failed: int, seconds: float) -> None:
         self.ended = True
@@ -71,6 +76,11 @@ def test_a_run_measures_every_task_once_and_resumes_with_nothing_to_do(
     assert (summary.done, summary.failed) == (len(planned), 0)
     assert (heard.total, heard.done, heard.ended) == (len(planned), len(planned), True)
     assert heard.joules == pytest.approx(rows["total_energy_j"].sum())
+    assert heard.views[-1].done == len(planned)
+    assert heard.views[-1].energy_kwh is None, "a projection draws nothing"
+    kept = RunFolder.open(out).read_progress()
+    assert kept is not None
+    assert RunView.from_dict(kept["view"]).done == len(planned)
     assert read_traces(out)["key"].nunique() == 3
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["sweep"] == sweep_file.read_text()
@@ -215,9 +225,72 @@ def test_isolated_launches_run_in_processes_of_their_own(sweep_file: Path, tmp_p
     assert manifest["sweep_name"] == "isolated"
 
 
+def test_the_address_of_a_dashboard_is_no_address_for_a_driver(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(RunError, match="dashboard") as caught:
+        run_sweep(sweep_file, tmp_path / "run")
+    assert "harness.fleet.jobs submit" in str(caught.value)
+
+
 def test_an_unreachable_cluster_is_one_clear_error(
     sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(RunError, match="nobody answers"):
         run_sweep(sweep_file, tmp_path / "run")
+
+
+def test_a_spent_budget_ends_the_run_cleanly_and_the_next_run_goes_on(
+    long_sweep: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    heard = Heard()
+    first = run_sweep(long_sweep, out, progress=heard, workers=1, budget=Budget(max_hours=1e-6))
+    assert first.stopped == "the budget of 1e-06 h of wall time is spent"
+    assert first.done < first.planned
+    kinds = [event["kind"] for event in RunFolder.open(out).events()]
+    assert kinds[-1] == "run_stopped"
+    assert any("stopping" in text for text in heard.messages)
+
+
+def test_a_budget_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(RunError, match="more than 0"):
+        Budget(max_kwh=0)
+
+
+def test_hardware_that_no_node_has_is_named_at_once(sweep_file: Path, tmp_path: Path) -> None:
+    text = sweep_file.read_text().replace("keep_traces: 3", "engine: transformers")
+    sweep_file.write_text(text)
+    with pytest.raises(RunError, match="no node of this cluster can do any of it") as caught:
+        run_sweep(sweep_file, tmp_path / "run")
+    assert "H100-SXM5-80GB" in str(caught.value)
+    assert "doctor --cluster" in str(caught.value)
+    events = [e for e in RunFolder.open(tmp_path / "run").events() if e["kind"] == "unplaceable"]
+    assert sum(e["tasks"] for e in events) == len(make_plan(sweep_file).tasks)
+
+
+def test_what_the_run_folder_did_not_take_is_kept_and_taken_in_by_the_next_run(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescue.tempfile, "tempdir", str(tmp_path))
+    out = tmp_path / "run"
+    full = StoreError("The disk is full.", where=str(out), fix="free space")
+
+    def refuse(self: RunFolder, files: object) -> None:
+        if self.path == out:
+            raise full
+        commit(self, files)
+
+    commit = RunFolder.commit
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "commit", refuse)
+        with pytest.raises(StoreError, match="disk is full"):
+            run_sweep(sweep_file, out, workers=1)
+    assert len(read_measurements(out)) == 0
+    summary = run_sweep(sweep_file, out, workers=1)
+    assert summary.already_done > 0
+    assert summary.already_done + summary.done == summary.planned
+    assert len(read_measurements(out)) == summary.planned
+    assert not rescue.rescue_folder(str(out)).exists()
