@@ -1,18 +1,26 @@
-"""How a run is getting on, from the files of its folder alone."""
+"""How a run is getting on, from the files of its folder alone, on any machine."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from energylens.rowkinds import time_only, without_numbers
+from energylens.runevents import EventTally, Example, time_of
+from energylens.runrows import RowCounts, count_rows
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from harness.fleet.view import NodeView, RunView
+    from harness.store import RunFolder
+
+SILENT_S = 30.0
+"""A driver that lives writes its progress every few seconds."""
+
+GOES_ON = ("running", "silent", "not started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,24 +29,44 @@ class Status:
 
     Attributes
     ----------
+    path
+        The run folder.
     state
-        `running`, `finished`, `interrupted`, `failed`, `imported` or `not started`. A driver that
-        was killed leaves `running` behind; the time of the last event tells.
+        `running`, `silent`, `finished`, `stopped`, `interrupted`, `failed`, `imported` or
+        `not started`. `silent`: the run has not ended, but its driver has written no progress
+        for more than 30 s.
     planned, done, valid, flagged, time_only, failed, remaining
         Tasks. `done` are measured: valid, flagged, or `time_only`, where the machine has no
         power meter; `failed` were tried and gave no numbers; tasks of a lost launch are
         `remaining`: the next run tries them again.
     rate_per_s
-        Tasks that ended per second since the driver last started; None before the first.
+        Tasks that end per second: lately, as the driver says, or since it last started; None
+        before the first.
     eta_s
         Seconds left at that rate; None when it is not known, 0 when nothing is left.
     energy_j
         Sum of total_energy_j over all rows; None where none has one.
     failures, reasons
         Failed and lost tasks by class; flagged rows by reason code.
+    stopping
+        Why no launches are started any more, or why the run stopped; empty otherwise.
+    progress_age_s
+        Seconds since the driver last wrote its progress; None where it never did in this run.
+    launches_running, launches_waiting
+        Launches, by the driver's last word.
+    energy_kwh, gpu_hours, cost
+        What this run used so far, by the driver's last word; None where not known.
+    attempts, retried
+        Attempt -> launches that began it; class -> launches that were tried again.
+    examples
+        Class -> one failure of it, with the end of its log.
+    unplaceable
+        Why no node can take them -> tasks.
+    nodes, slow
+        Nodes of this run; node -> its time over that of its like.
     """
 
-    path: Path
+    path: str
     sweep: str | None
     state: str
     planned: int | None
@@ -53,92 +81,108 @@ class Status:
     energy_j: float | None
     failures: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
+    stopping: str = ""
+    progress_age_s: float | None = None
+    launches_running: int | None = None
+    launches_waiting: int | None = None
+    energy_kwh: float | None = None
+    gpu_hours: float | None = None
+    cost: float | None = None
+    attempts: dict[int, int] = field(default_factory=dict)
+    retried: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, Example] = field(default_factory=dict)
+    unplaceable: dict[str, int] = field(default_factory=dict)
+    nodes: tuple[NodeView, ...] = ()
+    slow: dict[str, float] = field(default_factory=dict)
     last_event: str | None = None
     last_event_at: str | None = None
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether more is to be expected; a silent driver may be started again."""
+        return self.state in GOES_ON
 
-def read_status(path: Path) -> Status:
+
+def read_status(
+    path: Path | str, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> Status:
     """Read the status of a run folder.
+
+    Parameters
+    ----------
+    path
+        The folder, or its address on object storage, as `RunFolder.open` takes it.
+    now
+        The time to which ages count; an argument so that tests need no waiting.
 
     Raises
     ------
     StoreError
         When there is no run folder at `path`, or a file of it is torn.
     """
-    from harness.store import RunFolder, read_measurements
+    from harness.store import RunFolder
 
     folder = RunFolder.open(path)
-    events = list(folder.events())
-    frame = read_measurements(folder)
-    return _status(Path(path), events, _count_rows(frame, events))
+    # Rows are written before their events: read in the other order, no task is missed.
+    tally = EventTally(folder.events())
+    rows = count_rows(folder, tally.failed)
+    return _status(_shown(path), tally, rows, _last_word(folder, tally, now()))
+
+
+def _shown(path: Path | str) -> str:
+    """Write the path; pathlib takes one slash of `s3://` away."""
+    text = str(path)
+    return (
+        text.replace("s3:/", "s3://", 1) if text.startswith("s3:/") and text[4:5] != "/" else text
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """What the measurement table says."""
+class _Word:
+    """What the driver wrote last in this run."""
 
-    done: int
-    valid: int
-    time_only: int
-    energy_j: float | None
-    reasons: dict[str, int]
-    failures: dict[str, int]
-    imported: bool
+    view: RunView
+    age_s: float
 
 
-def _count_rows(frame: pd.DataFrame, events: Sequence[Mapping[str, Any]]) -> _Rows:
-    failed = {
-        str(event.get("task_id")): str(event.get("class", "unknown"))
-        for event in events
-        if event.get("kind") == "task_failed"
-    }
-    empty = without_numbers(frame)
-    for task_id, codes in frame.loc[empty, ["task_id", "reasons"]].itertuples(index=False):
-        failed.setdefault(str(task_id), _class(codes))
-    measured = frame[~empty]
-    # A task that failed once and was measured by a later attempt is not a failure.
-    for task_id in set(failed) & set(measured["task_id"]):
-        del failed[task_id]
-    valid = measured["valid"].fillna(True).astype(bool)
-    timed = time_only(measured)
-    reasons = Counter(
-        str(code)
-        for codes in measured.loc[~valid & ~timed, "reasons"]
-        if codes is not None
-        for code in codes
-    )
-    total_j = float(measured["total_energy_j"].sum(min_count=1))
-    return _Rows(
-        done=len(measured),
-        valid=int(valid.sum()),
-        time_only=int(timed.sum()),
-        energy_j=None if total_j != total_j else total_j,
-        reasons=dict(reasons.most_common()),
-        failures=dict(Counter(failed.values()).most_common()),
-        imported=bool(len(measured)) and bool(measured["provenance"].eq("imported").all()),
-    )
+def _last_word(folder: RunFolder, tally: EventTally, now: datetime) -> _Word | None:
+    """Read progress.json; None if there is none of the current run, or it cannot be read."""
+    from harness.fleet.view import RunView
+
+    values = read_progress(folder)
+    if values is None or tally.start is None:
+        return None
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
+        written = time_of(values["time"])
+        if written >= time_of(tally.start["time"]):
+            view = RunView.from_dict(values["view"])
+            return _Word(view, max(0.0, (now - written).total_seconds()))
+    return None
 
 
-def _class(codes: Any) -> str:
-    return "unknown" if codes is None or not len(codes) else ", ".join(map(str, codes))
+def read_progress(folder: RunFolder) -> Mapping[str, Any] | None:
+    """Read what the driver writes every few seconds; None if it is missing or torn."""
+    try:
+        values = json.loads((folder.path / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
-def _status(path: Path, events: Sequence[Mapping[str, Any]], rows: _Rows) -> Status:
-    start = max((i for i, e in enumerate(events) if e.get("kind") == "run_started"), default=None)
-    current = events[start:] if start is not None else []
-    planned = int(current[0]["tasks_planned"]) if current else None
+def _status(path: str, tally: EventTally, rows: RowCounts, word: _Word | None) -> Status:
+    planned = int(tally.start["tasks_planned"]) if tally.start else None
     failed = sum(rows.failures.values())
     remaining = None if planned is None else max(0, planned - rows.done - failed)
-    state = _state(current, rows.imported)
-    rate = _rate(current)
-    last = events[-1] if events else None
-    lost = Counter[str]()
-    for event in current:
-        if event.get("kind") == "launch_lost":
-            lost[f"lost: {event.get('class', 'unknown')}"] += int(event.get("tasks", 0))
+    state = tally.state or ("imported" if rows.imported else "not started")
+    if state == "running" and word is not None and word.age_s > SILENT_S:
+        state = "silent"
+    view = word.view if word else None
+    live = view if state == "running" else None
+    rate = (live.rate_per_s if live else None) or tally.rate_per_s
+    eta_s = live.eta_s if live else None
     return Status(
         path=path,
-        sweep=str(current[0].get("sweep")) if current else None,
+        sweep=str(tally.start.get("sweep")) if tally.start else None,
         state=state,
         planned=planned,
         done=rows.done,
@@ -148,36 +192,42 @@ def _status(path: Path, events: Sequence[Mapping[str, Any]], rows: _Rows) -> Sta
         failed=failed,
         remaining=remaining,
         rate_per_s=rate,
-        eta_s=_eta(state, remaining, rate),
+        eta_s=_eta(state, remaining, rate) if eta_s is None else eta_s,
         energy_j=rows.energy_j,
-        failures={**rows.failures, **lost},
+        failures={**rows.failures, **{f"lost: {k}": n for k, n in tally.lost.most_common()}},
         reasons=rows.reasons,
-        last_event=str(last["kind"]) if last else None,
-        last_event_at=str(last["time"]) if last else None,
+        stopping=tally.stopping or (live.stopping if live else ""),
+        progress_age_s=word.age_s if word else None,
+        launches_running=live.launches_running if live else None,
+        launches_waiting=live.launches_waiting if live else None,
+        energy_kwh=view.energy_kwh if view else None,
+        gpu_hours=view.gpu_hours if view else None,
+        cost=view.cost if view else None,
+        attempts=dict(sorted(tally.attempts.items())),
+        retried=dict(tally.retried.most_common()),
+        examples=tally.examples,
+        unplaceable=dict(tally.unplaceable),
+        nodes=_nodes(tally, view),
+        slow=tally.slow,
+        last_event=str(tally.last["kind"]) if tally.last else None,
+        last_event_at=str(tally.last["time"]) if tally.last else None,
     )
 
 
-def _state(current: Sequence[Mapping[str, Any]], imported: bool) -> str:
-    kinds = {event.get("kind") for event in current}
-    if "run_finished" in kinds:
-        return "finished"
-    for kind, state in (("run_interrupted", "interrupted"), ("run_failed", "failed")):
-        if kind in kinds:
-            return state
-    if current:
-        return "running"
-    return "imported" if imported else "not started"
-
-
-def _rate(current: Sequence[Mapping[str, Any]]) -> float | None:
-    launches = [event for event in current if event.get("kind") == "launch_finished"]
-    if not launches:
-        return None
-    began = datetime.fromisoformat(str(current[0]["time"]))
-    ended = datetime.fromisoformat(str(launches[-1]["time"]))
-    seconds = (ended - began).total_seconds()
-    tasks = sum(int(event.get("tasks", 0)) for event in launches)
-    return tasks / seconds if seconds > 0 and tasks else None
+def _nodes(tally: EventTally, view: RunView | None) -> tuple[NodeView, ...]:
+    """Nodes by the driver's last word, or as far as events tell."""
+    if view is not None and view.nodes:
+        if tally.end is None:
+            return view.nodes
+        # The driver's last word may be from just before the last launches ended.
+        return tuple(
+            node if node.troubled else replace(node, state="idle", doing="", since_s=0.0)
+            for node in view.nodes
+        )
+    if tally.start is None or tally.last is None:
+        return ()
+    seconds = (time_of(tally.last["time"]) - time_of(tally.start["time"])).total_seconds()
+    return tally.nodes(seconds)
 
 
 def _eta(state: str, remaining: int | None, rate: float | None) -> float | None:
