@@ -2,20 +2,23 @@
 
     rows of both nights -> pairs -> log ratios -> configurations, groups, GPUs -> verdict
 
-The probability of a regression where nothing changed is split between configurations, groups and
-GPUs, so it stays below the stated rate over all three.
+The probability of a regression where nothing changed is split between configurations, groups,
+GPUs and sentinels, so it stays below the stated rate over all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from energylens.comparison.history import night, sentinels, version_changes
+from energylens.comparison.levels import levels, shifts
 from energylens.comparison.matching import Matched, match
 from energylens.comparison.metrics import ENERGIES, METRICS, named
 from energylens.comparison.pairs import Pairs
+from energylens.comparison.places import level_findings
 from energylens.comparison.result import Comparison, Options
 
 if TYPE_CHECKING:
@@ -85,8 +88,12 @@ def compare_frames(
     options = options or Options()
     matched = match(old, new)
     judged = _judged(options, matched)
-    pairs = Pairs(matched, options, judged)
+    stayed = shifts(levels(records[0], old), levels(records[1], new))
+    watched = any(shift.level.metric in judged for shift in stayed)
+    pairs = Pairs(matched, options, judged, families=int(watched))
     groups, cards = pairs.groups(), pairs.cards()
+    found = level_findings(stayed, min_change=options.min_change, share=pairs.share)
+    odd = [*cards, *(replace(f, kind="gpu") for f in found if f.kind == "sentinel gpu")]
     return Comparison(
         old=night(names[0], old),
         new=night(names[1], new),
@@ -95,7 +102,7 @@ def compare_frames(
         hardware=tuple(sorted(map(str, matched.new["hardware"].unique()))),
         pairs=len(matched.new),
         judged=judged,
-        configurations=pairs.configurations(groups, cards),
+        configurations=pairs.configurations(groups, odd),
         drift=tuple(pairs.drift()),
         groups=tuple(groups),
         cards=tuple(cards),
@@ -103,7 +110,8 @@ def compare_frames(
         unpaired=matched.unpaired,
         sentinels=tuple(sentinels("old", records[0]) + sentinels("new", records[1])),
         versions=tuple(version_changes((old, new), manifests, records)),
-        inflation={name: found.inflation for name, found in pairs.found.items()},
+        inflation={name: one.inflation for name, one in pairs.found.items()},
+        levels=found,
     )
 
 

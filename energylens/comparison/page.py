@@ -84,6 +84,14 @@ def sections(result: Comparison) -> dict[str, Any]:
             }
             for f in _worst_first(list(result.cards))
         ][:MOST],
+        "levels": [
+            {
+                "name": words.finding_name(f),
+                "launches": count(f.launches),
+                **_point(f.change, f.lo, f.hi, scale, f.verdict),
+            }
+            for f in _worst_first(list(result.levels))
+        ][:MOST],
         "changed": [row for row in configurations if row["verdict"] in ("worse", "better")],
         "unchanged": [row for row in configurations if row["verdict"] in ("same", "unknown")],
         "more": max(0, int(result.configurations["task_id"].nunique()) - MOST),

@@ -30,9 +30,19 @@ if TYPE_CHECKING:
 
 
 class Pairs:
-    """The pairs with their changes; each method gives one part of the result."""
+    """The pairs with their changes; each method gives one part of the result.
 
-    def __init__(self, matched: Matched, options: Options, judged: Sequence[str]) -> None:
+    Parameters
+    ----------
+    matched, options, judged
+        Pairs of rows, what counts as a change, metrics that are judged.
+    families
+        Families of tests beside these that the rate is shared with.
+    """
+
+    def __init__(
+        self, matched: Matched, options: Options, judged: Sequence[str], families: int = 0
+    ) -> None:
         self._matched = matched
         self._options = options
         self._judged = tuple(judged)
@@ -60,10 +70,11 @@ class Pairs:
         for effects in self._effects.values():
             standing[effects.index] = np.nan_to_num(effects.standing[:, 0])
         self._offset: Floats = (self._moved @ standing)[self._unit]
-        self._families = 2 + (not self.cards_note)
+        self._families = 2 + (not self.cards_note) + families
 
     @property
-    def _share(self) -> float:
+    def share(self) -> float:
+        """Part of the rate of false discoveries that each family of tests gets."""
         return self._options.rate / self._families
 
     def _card_effects(self, hardware: str) -> gpus.CardEffects:
@@ -89,7 +100,7 @@ class Pairs:
     def _verdicts(self, d: Floats, p_adjusted: Floats) -> list[str]:
         """Significant at this family's share of the rate, and large enough to matter."""
         least = np.log1p(self._options.min_change)
-        sure = (p_adjusted <= self._share) & (np.abs(d) >= least)
+        sure = (p_adjusted <= self.share) & (np.abs(d) >= least)
         return [
             "unknown" if not np.isfinite(q) else ("worse" if x > 0 else "better") if s else "same"
             for x, q, s in zip(d, p_adjusted, sure, strict=True)

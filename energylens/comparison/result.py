@@ -80,9 +80,10 @@ class Finding:
     Attributes
     ----------
     kind
-        Column that the group was made by, or `gpu`.
+        Column that the group was made by, or `gpu`; `sentinel gpu`, `sentinel host` or
+        `sentinel launch` where the sentinels say it.
     name
-        The group, or the UUID of the GPU.
+        The group, the UUID of the GPU, the host, or the id of the launch.
     metric
         Name of the metric.
     change, lo, hi
@@ -185,6 +186,8 @@ class Comparison:
         Tasks without a partner, drift within launches, what else is different.
     inflation
         metric -> how much more pairs scatter than their intervals say.
+    levels
+        How the sentinels changed between the nights, by GPU, host and launch.
     """
 
     old: Night
@@ -203,6 +206,7 @@ class Comparison:
     sentinels: tuple[Sentinel, ...]
     versions: tuple[VersionChange, ...]
     inflation: dict[str, float]
+    levels: tuple[Finding, ...] = ()
 
     def configurations_of(self, verdict: str) -> pd.DataFrame:
         """Return the judged changes with this verdict, largest change first."""
@@ -211,13 +215,14 @@ class Comparison:
         return own.sort_values("change", key=abs, ascending=False, kind="stable")
 
     def findings(self, verdict: str) -> list[Finding]:
-        """Return the judged groups and the GPUs with this verdict, largest change first."""
+        """Return judged groups, GPUs and sentinels with this verdict, largest change first."""
         own = [
             f
-            for f in (*self.cards, *self.groups)
+            for f in (*self.cards, *self.levels, *self.groups)
             if f.verdict == verdict and (f.metric in self.judged or f.kind == "gpu")
         ]
-        return sorted(own, key=lambda f: -abs(f.change))
+        # Single sentinels come last: mostly a GPU, a host or a group tells of them already.
+        return sorted(own, key=lambda f: (f.kind == "sentinel launch", -abs(f.change)))
 
     @property
     def verdict(self) -> str:

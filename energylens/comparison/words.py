@@ -53,6 +53,10 @@ def finding_name(finding: Finding) -> str:
     """Name a group or a GPU as a person would."""
     if finding.kind == "gpu":
         return f"{card_name(finding.name)} against its peers, {finding.note}"
+    if finding.kind == "sentinel gpu":
+        return f"sentinel of {card_name(finding.name)}, {finding.note}"
+    if finding.kind.startswith("sentinel "):
+        return f"{finding.kind} {finding.name}, {finding.note}"
     return f"{COLUMNS.get(finding.kind, finding.kind)} {finding.name}"
 
 
@@ -129,12 +133,17 @@ def headline(result: Comparison) -> str:
     limit = f"at least {percent(options.min_change)}, false discoveries {percent(options.rate)}"
     for verdict, word in (("worse", "Regression"), ("better", "Improvement")):
         findings = result.findings(verdict)
-        cards = sum(f.kind == "gpu" for f in findings)
+        cards = len({f.name for f in findings if f.kind in ("gpu", "sentinel gpu")})
+        hosts = sum(f.kind == "sentinel host" for f in findings)
+        launches = sum(f.kind == "sentinel launch" for f in findings)
         configurations = result.configurations_of(verdict)["task_id"].nunique()
-        groups = len({(f.kind, f.name) for f in findings if f.kind != "gpu"})
-        if cards or groups or configurations:
+        named = {(f.kind, f.name) for f in findings}
+        groups = sum(kind != "gpu" and not kind.startswith("sentinel ") for kind, _ in named)
+        if named or configurations:
             parts = [
                 _count(cards, "GPU"),
+                _count(hosts, "host"),
+                _count(launches, "sentinel"),
                 _count(groups, "group"),
                 _count(configurations, "configuration"),
             ]
@@ -165,9 +174,26 @@ def cards_line(result: Comparison) -> str:
     return text if counts["worse"] or counts["standing"] else f"{text}, none stands out"
 
 
+def level_line(result: Comparison) -> str:
+    """Say how the sentinels changed between the nights; empty where none can be compared."""
+    own = [f for f in result.levels if f.kind == "sentinel launch"]
+    if not own:
+        return ""
+    worst = max(own, key=lambda f: abs(f.change))
+    text = f"{len(own)} in the same place both nights, at most {signed(worst.change)}"
+    worse = [f for f in result.levels if f.verdict == "worse"]
+    names = {
+        "sentinel gpu": "GPU {}",
+        "sentinel host": "host {}",
+    }
+    named = [names[f.kind].format(f.name[:SHORT]) for f in worse if f.kind in names]
+    return text + (f"; worse: {', '.join(named) or f'{len(worse)} of them'}" if worse else "")
+
+
 def sentinel_line(result: Comparison) -> str:
-    """Say how much the sentinels of both nights drifted."""
-    parts = []
+    """Say how much the sentinels of both nights drifted, and how they changed in between."""
+    between = level_line(result)
+    parts = [between] if between else []
     for which, name in (("old", "last night"), ("new", "tonight")):
         own = [s for s in result.sentinels if s.night == which]
         known = [s.change for s in own if math.isfinite(s.change)]
