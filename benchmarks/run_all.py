@@ -31,6 +31,10 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     show("quickstart.py")
+    show("plan_scale.py")
+    show("fleet_scale.py")
+    show("store_scale.py", "--tasks", "10000")
+    show("fleet_utilisation.py")
     with tempfile.TemporaryDirectory() as folder:
         run = f"{folder}/run"
         command = [sys.executable, "-m", "energylens", "run", "sweeps/quickstart.yaml"]
