@@ -51,6 +51,8 @@ class Patience:
         holds the node.
     grace_s
         Time beyond a launch's deadline for the worker to end it by itself.
+    kill_s
+        Time for a worker that was given up to be gone; its node is closed then.
     return_s
         Time that launches without a node wait for one to come (back).
     probe_s
@@ -62,6 +64,7 @@ class Patience:
     silence_s: float = 60.0
     start_s: float = 1800.0
     grace_s: float = 60.0
+    kill_s: float = 120.0
     return_s: float = 60.0
     probe_s: float = 60.0
 
@@ -194,7 +197,7 @@ class Dispatcher:
         self._end_process = ray.remote(num_cpus=0, max_retries=0)(end_process)
         self._flights: dict[str, _Flight] = {}
         self._by_handle: dict[Any, str] = {}
-        self._zombies: dict[Any, tuple[Any, Assignment]] = {}
+        self._zombies: dict[Any, tuple[Any, Assignment, float]] = {}
         self._records: dict[str, list[str]] = {}
         self._drain: Any = None
         self._stopping = ""
@@ -516,11 +519,11 @@ class Dispatcher:
         there = NodeAffinitySchedulingStrategy(lead, soft=False)
         killing = self._end_process.options(scheduling_strategy=there).remote(*flight.worker)
         self._schedule.hold(lead, flight.ticket)
-        self._zombies[killing] = (flight.handles[0], assignment)
+        self._zombies[killing] = (flight.handles[0], assignment, self._clock())
 
     def _bury(self) -> None:
         """Free the nodes of abandoned launches once their workers are gone."""
-        for killing, (handle, assignment) in list(self._zombies.items()):
+        for killing, (handle, assignment, since_s) in list(self._zombies.items()):
             ready, _ = self._ray.wait([killing], timeout=0)
             gone, _ = self._ray.wait([handle], timeout=0, fetch_local=False)
             lead = assignment.nodes[0]
@@ -528,6 +531,11 @@ class Dispatcher:
                 del self._zombies[killing]
                 work = assignment.work
                 self._schedule.release(lead, f"{work.work_id}-{work.attempt}")
+            elif self._clock() - since_s > self._patience.kill_s:
+                del self._zombies[killing]
+                why = "a worker there cannot be ended"
+                self._schedule.close(lead, why)
+                self._listener.node(lead, "quarantined", why)
 
     def _nothing_under_way(self) -> bool:
         """Whether to look again although nothing is under way; settles what can never start."""

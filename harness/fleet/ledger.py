@@ -198,7 +198,7 @@ class Ledger:
         self._free(assignment, held_s)
         work = assignment.work
         specs = self.specs[work.work_id]
-        self._waiting += 1
+        self._waiting += len(specs)
         self.retries += 1
         names = self._names(assignment.nodes)
         for spec in specs:
