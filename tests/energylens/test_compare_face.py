@@ -220,7 +220,6 @@ def test_the_page_tells_all_and_escapes_names(cli, folders, tmp_path):
 
 
 @pytest.mark.browser
-@pytest.mark.xdist_group("browser")
 def test_the_page_is_quiet_and_fits_every_width(folders, tmp_path):
     from chromium import Page, find_chromium
 

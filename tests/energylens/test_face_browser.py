@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from chromium import Page, find_chromium
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.browser
 
 OVERFLOWING = """
 [...document.querySelectorAll("body *")].filter((node) => {

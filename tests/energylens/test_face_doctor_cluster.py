@@ -139,7 +139,6 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripte
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 def test_a_real_cluster_is_probed_and_the_exit_code_tells(cli, cluster: ScriptedNvml) -> None:
     result = cli("doctor", "--cluster", "--json")
     assert result.exit_code == 0, result.output

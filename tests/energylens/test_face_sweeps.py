@@ -60,7 +60,6 @@ def test_a_typing_error_in_a_sweep_is_shown_with_its_key(cli, sweep: Path) -> No
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 def test_run_measures_resumes_and_keeps_json_pure(cli, sweep: Path) -> None:
     out = sweep.parent / "out"
     first = cli("run", sweep, "--out", out, "--workers", 1)

@@ -142,7 +142,6 @@ def sockets(env: dict[str, str]) -> str:
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray_jobs")
 def test_its_commands_start_a_cluster_and_stop_ends_that_alone(cluster, home):
     """The commands as `ray up` runs them, on one machine: other ports, a short folder."""
     gcs, dashboard, client = free_ports(3)

@@ -23,7 +23,7 @@ from harness.fleet.schedule import Assignment, Schedule, Work
 from harness.fleet.watch import Scouts, Watch
 from harness.fleet.worker import LaunchReport, Order, Outcome, Pulse
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.ray
 
 ANYWHERE = Need("", 0)
 QUICK = Patience(silence_s=4.0, start_s=60.0, grace_s=1.0, return_s=0.5, probe_s=60.0)

@@ -12,7 +12,7 @@ from lab import H100, Driver, LabNode, StartedLab, events, send, write_sweep
 from harness.plan import make_plan
 from harness.store import RunFolder, read_measurements
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.ray
 
 ENDED_S = 75.0
 NODE = LabNode("only", H100, 1)

@@ -315,7 +315,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 class TestCluster:
     """In order: the last test ends a node."""
 

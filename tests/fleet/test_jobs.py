@@ -24,7 +24,7 @@ from harness.fleet.jobserver import DEFAULT_ADDRESS, Jobs, job_address
 from harness.plan import make_plan
 from harness.spec import load_sweep
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray_jobs")]
+pytestmark = pytest.mark.ray
 
 LONG = "sweeps/dense_text.yaml"
 TINY = """\

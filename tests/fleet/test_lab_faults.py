@@ -24,7 +24,7 @@ from lab_engine import ONCE
 from harness.plan import Plan, make_plan
 from harness.store import RunFolder, read_measurements
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.ray
 
 SEEDS = [int(seed) for seed in os.environ.get("ENERGYLENS_SEEDS", "1").split(",")]
 ENDS_S = 900.0

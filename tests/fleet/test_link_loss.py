@@ -16,7 +16,7 @@ from lab import H100, Driver, LabNode, StartedLab, events, write_sweep
 from harness.plan import make_plan
 from harness.store import read_measurements
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.ray
 
 NOTICED_S = 20.0
 

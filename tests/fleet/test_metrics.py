@@ -221,7 +221,6 @@ def _wait(address: str, name: str, value: float, seconds: float = 40.0) -> dict[
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 def test_ray_exports_them(exporter: str) -> None:
     metrics = FleetMetrics("nightly")
     metrics.update(replace(VIEW, done=20))
@@ -245,7 +244,6 @@ def test_ray_exports_them(exporter: str) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 def test_an_update_costs_milliseconds(exporter: str) -> None:
     nodes = tuple(NodeView(f"gpu{i:03d}/aaaaaa", "8 x H100", "busy") for i in range(200))
     metrics = FleetMetrics("large")

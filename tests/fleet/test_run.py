@@ -19,7 +19,7 @@ from harness.fleet.view import RunView
 from harness.plan import make_plan
 from harness.store import RunFolder, read_measurements, read_traces
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.ray
 
 DRIVER = """\
 import sys

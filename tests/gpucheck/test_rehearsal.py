@@ -27,8 +27,6 @@ from harness.meters.characterise import Timing
 from harness.spec import Task, Workload
 from harness.store import RunFolder, read_measurements, read_traces
 
-pytestmark = pytest.mark.xdist_group("gpucheck-rehearsal")
-
 COUNTER_S = 0.015
 TIMING = Timing(idle_s=0.8, longest_idle_s=0.8, settle_s=0.3, steady_s=2.5, bursts_s=3.0)
 BUSY = {"samples_missing", "window_too_short", "drift", "not_additive"}
