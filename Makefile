@@ -53,7 +53,8 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/fleet
+	$(BIN)/python -m pytest tests/fleet
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run_all.py

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,22 +14,6 @@ settings.register_profile(
 settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Files stay together, and clusters of Ray after each other: two at once starve each other.
-
-    `--dist loadgroup` does nothing with pytest 9.2, which no longer lets node ids be renamed.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "clusters" if "tests/fleet/" in file else file
-
-    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

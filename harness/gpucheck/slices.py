@@ -272,6 +272,8 @@ def keep_better(folder: RunFolder, spec: LaunchSpec, before: pd.DataFrame) -> No
     had = before.loc[before["total_energy_j"].notna(), "task_id"]
     for table in folder.result_tables():
         rows = table.to_pandas()
+        if "total_energy_j" not in rows:
+            rows["total_energy_j"] = float("nan")
         mine = (rows["launch_id"] == spec.launch_id) & (rows["attempt"] == spec.attempt)
         if not mine.any() or not mine.all():
             continue

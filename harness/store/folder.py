@@ -328,7 +328,10 @@ class RunFolder:
         return done
 
     def result_tables(self) -> Iterator[pa.Table]:
-        """Yield each result file as a table with its `hardware`, older rows first."""
+        """Yield each result file as a table with its `hardware`, older rows first.
+
+        Columns of which no row of a file has a value may be missing.
+        """
         for hardware, files in self._listing():
             for path in files:
                 table = read_parquet(path) if path.name == COMPACTED else read_loose(path)

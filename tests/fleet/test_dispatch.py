@@ -26,7 +26,7 @@ from harness.fleet.worker import LaunchReport, Order, Outcome, Pulse
 pytestmark = pytest.mark.ray
 
 ANYWHERE = Need("", 0)
-QUICK = Patience(silence_s=4.0, start_s=60.0, grace_s=1.0, return_s=0.5, probe_s=60.0)
+QUICK = Patience(silence_s=8.0, start_s=300.0, grace_s=1.0, return_s=0.5, probe_s=60.0)
 
 
 def act(order: Order, models: dict[str, str], mailbox: Any) -> Outcome:
