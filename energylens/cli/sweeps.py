@@ -217,6 +217,11 @@ def _print_run(summary: Any) -> None:
             f"[red]{count(summary.lost)} tasks lost[/] (no row; run again to try them again): "
             "energylens status shows why"
         )
+    if summary.unreached:
+        out.print(
+            f"{count(summary.unreached)} tasks were not reached in the time of their launches; "
+            "run again to measure them"
+        )
     if summary.stopped:
         out.print(f"[yellow]stopped:[/] {escape(summary.stopped)}; run again to go on")
     out.print(f"Written: {summary.location}", markup=False)

@@ -30,6 +30,9 @@ from harness.fleet.watch import Scouts, Watch
 from harness.fleet.worker import Order, Outcome, end_process, run_order
 
 POLL_S = 0.25
+DEAF_S = 5.0
+CRASHED = "launch_crashed"
+NEVER_BEGAN = ("not_started", "not_placed")
 PART = "+"
 """Between the id of a work and that of its part, where it was split."""
 
@@ -49,6 +52,8 @@ class Patience:
     start_s
         Time from sending a launch to its first word. It can be long where another driver
         holds the node.
+    stop_s
+        The same once the run is stopping: what has not begun by then is taken back.
     grace_s
         Time beyond a launch's deadline for the worker to end it by itself.
     kill_s
@@ -63,6 +68,7 @@ class Patience:
     quarantine: int = 3
     silence_s: float = 60.0
     start_s: float = 1800.0
+    stop_s: float = 5.0
     grace_s: float = 60.0
     kill_s: float = 120.0
     return_s: float = 60.0
@@ -103,6 +109,10 @@ class Listener(Protocol):
 
     def found(self, facts: NodeFacts) -> None:
         """A node was looked at, for the first time or again."""
+        ...
+
+    def withdrawn(self, assignment: Assignment) -> None:
+        """A work that had not begun waits again, because the run is stopping."""
         ...
 
     def node(self, node_id: str, what: str, detail: str) -> None:
@@ -202,7 +212,7 @@ class Dispatcher:
         self._drain: Any = None
         self._stopping = ""
         self._hopeless_s: float | None = None
-        self._probed_s = clock()
+        self._probed_s = self._listened_s = clock()
         self._sent = 0
 
     def run(self) -> str:
@@ -225,7 +235,9 @@ class Dispatcher:
                 self._mailbox.stop.remote()
             if not self._stopping:
                 self._send()
-            if not self._flights:
+            if self._flights:
+                self._hopeless_s = None
+            else:
                 if self._stopping or not self._schedule.count:
                     return self._stopping
                 if not self._nothing_under_way():
@@ -266,16 +278,17 @@ class Dispatcher:
             ticket = f"{work.work_id}-{work.attempt}"
             flight = _Flight(assignment, ticket, [], self._clock(), job.deadline_s)
             flight.heard_s = flight.sent_s
+            self._listener.sent(assignment)
             try:
                 self._launch(flight, job)
             except Exception as error:
-                self._schedule.give_back(assignment)
-                self._fail(assignment, fault_of(error), 0.0)
+                for handle in flight.handles:
+                    self._ray.cancel(handle)
+                self._close(flight, fault_of(error))
                 continue
             self._flights[ticket] = flight
-            for handle in flight.handles[:1]:
+            for handle in flight.handles:
                 self._by_handle[handle] = ticket
-            self._listener.sent(assignment)
 
     def _launch(self, flight: _Flight, job: Job) -> None:
         """Send a task to each node of an assignment; the first one leads."""
@@ -355,23 +368,29 @@ class Dispatcher:
             more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
             ready = [*ready, *more]
         for handle in ready:
-            flight = self._flights[self._by_handle[handle]]
+            flight = self._flights.get(self._by_handle.pop(handle, ""))
+            if flight is None:
+                continue  # of a gang that was closed in this very round
             try:
                 outcome: Outcome = self._ray.get(handle, timeout=30)
             except Exception as error:
                 self._close(flight, fault_of(error))
             else:
-                self._came_back(flight, outcome)
+                if handle == flight.handles[0]:
+                    self._came_back(flight, outcome)
 
     def _came_back(self, flight: _Flight, outcome: Outcome) -> None:
+        self._listener.started(flight.assignment)  # its first word may still be on the way
         faults = [Fault(r.ended, r.detail, r.log) for r in outcome.reports if r.ended]
         if faults and len(faults) == len(outcome.reports) and all(f.again for f in faults):
             self._close(flight, faults[0])
             return
         held_s = self._land(flight)
-        if len(faults) < len(outcome.reports):
-            for node_id in flight.assignment.nodes:
+        for node_id in flight.assignment.nodes:
+            if len(faults) < len(outcome.reports):
                 self._records.pop(node_id, None)
+            elif any(fault.kind == CRASHED for fault in faults):
+                self._suspect(node_id, flight.assignment.work)
         self._listener.ended(flight.assignment, outcome, held_s)
 
     def _land(self, flight: _Flight) -> float:
@@ -392,6 +411,8 @@ class Dispatcher:
 
     def _close(self, flight: _Flight, fault: Fault) -> None:
         held_s = self._land(flight)
+        if flight.started_s is None and fault.kind in NEVER_BEGAN:
+            held_s = 0.0
         self._fail(flight.assignment, fault, held_s)
 
     def _fail(self, assignment: Assignment, fault: Fault, held_s: float) -> None:
@@ -400,6 +421,9 @@ class Dispatcher:
         if fault.again:
             for node_id in assignment.nodes:
                 self._blame(node_id, work)
+        elif fault.kind == CRASHED:
+            for node_id in assignment.nodes:
+                self._suspect(node_id, work)
         if fault.again and work.attempt < self._patience.attempts:
             self._listener.again(assignment, fault, held_s)
             for part in self._split(work):
@@ -411,6 +435,11 @@ class Dispatcher:
             for record in self._records.values():
                 record[:] = [each for each in record if each != mine]
         self._listener.lost(work, assignment.nodes, fault, held_s)
+
+    def _suspect(self, node_id: str, work: Work) -> None:
+        """Blame a node for crashes of launches, where another one could do them instead."""
+        if self._schedule.others(node_id, work.need):
+            self._blame(node_id, work)
 
     def _blame(self, node_id: str, work: Work) -> None:
         """Count a fault of a node; too many in a row, by more than one launch, close it."""
@@ -424,6 +453,12 @@ class Dispatcher:
 
     def _hear(self) -> None:
         """Take the news from the mailbox, without waiting for them."""
+        now_s = self._clock()
+        deaf_s, self._listened_s = now_s - self._listened_s, now_s
+        if deaf_s > DEAF_S:
+            # Nobody listened, as while a store was away: silence of that time says nothing.
+            for waiting in self._flights.values():
+                waiting.heard_s = min(now_s, waiting.heard_s + deaf_s)
         if self._drain is None:
             self._drain = self._mailbox.drain.remote()
             return
@@ -435,10 +470,9 @@ class Dispatcher:
             news: list[News] = self._ray.get(drained, timeout=5)
         except Exception as error:
             raise self._watch.lost(fault_of(error).detail) from error
-        now_s = self._clock()
         for each in news:
             flight = self._flights.get(each.ticket)
-            if flight is None:
+            if flight is None or each.rank:
                 continue
             flight.heard_s = now_s
             flight.worker = (each.pid, each.ticks)
@@ -489,7 +523,10 @@ class Dispatcher:
         patience = self._patience
         for flight in list(self._flights.values()):
             if flight.started_s is None:
-                if now_s - flight.sent_s > patience.start_s:
+                waited_s = now_s - flight.sent_s
+                if self._stopping and waited_s > patience.stop_s:
+                    self._withdraw(flight)
+                elif waited_s > patience.start_s:
                     for handle in flight.handles:
                         self._ray.cancel(handle)
                     waited = f"no word of it in {patience.start_s:.0f} s"
@@ -506,6 +543,14 @@ class Dispatcher:
             elif over_s > 0 and not flight.ending:
                 flight.ending = True
                 self._mailbox.end.remote(flight.ticket)
+
+    def _withdraw(self, flight: _Flight) -> None:
+        """Take back a launch that has not begun: the run is stopping."""
+        for handle in flight.handles:
+            self._ray.cancel(handle)
+        self._land(flight)
+        self._schedule.put(flight.assignment.work)
+        self._listener.withdrawn(flight.assignment)
 
     def _abandon(self, flight: _Flight, fault: Fault) -> None:
         """Give a launch up and kill its worker; its node is not used until that is done."""
@@ -540,16 +585,20 @@ class Dispatcher:
     def _nothing_under_way(self) -> bool:
         """Whether to look again although nothing is under way; settles what can never start."""
         hopeless = self._schedule.hopeless()
-        if self._zombies or self._scouts.busy:
+        if self._zombies:
+            return True
+        now_s = self._clock()
+        self._hopeless_s = now_s if self._hopeless_s is None else self._hopeless_s
+        waited_s = now_s - self._hopeless_s
+        patience = self._patience
+        if self._scouts.busy and waited_s < patience.return_s + 2 * patience.probe_s:
             return True
         if len(hopeless) < self._schedule.count:
             # All nodes are free, so that only the time can be what is short.
             self._stopping = "no launch that is left fits into the time that is left"
             return True
-        now_s = self._clock()
-        self._hopeless_s = self._hopeless_s or now_s
         may_return = any(not facts.usable for facts in self._nodes.values()) or self._sent
-        if may_return and now_s - self._hopeless_s < self._patience.return_s:
+        if may_return and waited_s < patience.return_s:
             return True
         for work in hopeless:
             self._schedule.drop(work)

@@ -24,7 +24,7 @@ from harness.fleet.mailbox import open_mailbox
 from harness.fleet.nodes import NodeFacts
 from harness.fleet.placing import unplaced
 from harness.fleet.progress import ProgressSink, Quiet
-from harness.fleet.rescue import take_in_rescued
+from harness.fleet.rescue import address_of, take_in_rescued
 from harness.fleet.schedule import Schedule, ordered
 from harness.fleet.stopping import StopSignals
 from harness.fleet.watch import Scouts, Watch
@@ -60,6 +60,8 @@ class RunSummary:
         What the GPUs of measured launches drew, by their counters; None without a sensor.
     gpu_hours
         Time that launches held, multiplied by their GPUs.
+    unreached
+        Tasks that their launch had no time for: no row, the next run does them.
     unplaced
         What no node of the cluster can do, in words.
     """
@@ -78,6 +80,7 @@ class RunSummary:
     stopped: str = ""
     drawn_energy_kwh: float | None = None
     gpu_hours: float = 0.0
+    unreached: int = 0
     unplaced: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,6 +99,7 @@ class RunSummary:
             "stopped": self.stopped,
             "drawn_energy_kwh": self.drawn_energy_kwh,
             "gpu_hours": round(self.gpu_hours, 6),
+            "unreached": self.unreached,
             "unplaced": list(self.unplaced),
         }
 
@@ -137,8 +141,8 @@ def run_sweep(
     sink = progress or Quiet()
     sweep = load_sweep(Path(sweep_path))
     limits = (budget or Budget()).over(Budget(**sweep.fleet.limits()))
-    location = str(out)
     folder = RunFolder.create(out, {})
+    location = address_of(folder)
     memory = RememberingEstimator(default_estimator(sweep.engine), folder.path / "plan.parquet")
     plan = make_plan(sweep, estimator=memory)
     with folder.lock():
@@ -324,6 +328,7 @@ class _Run:
             stopped=self.stopped,
             drawn_energy_kwh=ledger.kwh if ledger else None,
             gpu_hours=ledger.gpu_s / 3600 if ledger else 0.0,
+            unreached=ledger.unreached if ledger else 0,
             unplaced=self._unplaced,
         )
 

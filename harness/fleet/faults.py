@@ -59,10 +59,12 @@ def fault_of(error: BaseException) -> Fault:
         ((ray.OutOfMemoryError,), "host_out_of_memory"),
         ((ray.NodeDiedError, ray.LocalRayletDiedError), "node_lost"),
         ((ray.WorkerCrashedError,), "worker_died"),
+        ((ray.OutOfDiskError, ray.ObjectStoreFullError), "staging_failed"),
         ((ray.ObjectLostError, ray.GetTimeoutError), "result_lost"),
         (
             (
                 ray.TaskUnschedulableError,
+                ray.TaskPlacementGroupRemoved,
                 ray.RuntimeEnvSetupError,
                 ray.TaskCancelledError,
                 ray.PlasmaObjectNotAvailable,
@@ -73,6 +75,8 @@ def fault_of(error: BaseException) -> Fault:
     for types, kind in by_type:
         if isinstance(error, types):
             return Fault(kind, text)
+    if isinstance(error, ray.RayError) and not isinstance(error, ray.RayTaskError):
+        return Fault("result_lost", text)
     return Fault("launch_crashed", text, str(error)[-2000:])
 
 

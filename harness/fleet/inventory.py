@@ -189,6 +189,8 @@ def why_not(facts: NodeFacts, need: Need, *, power: bool = False) -> str | None:
     fatal = [problem for problem in facts.problems if problem.fatal]
     if fatal:
         return f"takes no launches: {fatal[0].detail} ({fatal[0].code})"
+    if facts.cpus < 1:
+        return "offers Ray no CPU"
     hardware = facts.hardware
     on_cpu = is_cpu(need.hardware)
     if need.hardware and need.hardware not in hardware:

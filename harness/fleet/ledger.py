@@ -23,6 +23,7 @@ from harness.fleet.view import NodeState, NodeView, RunView
 from harness.fleet.worker import LaunchReport, Outcome, task_ids_of
 from harness.launch import LaunchSpec
 from harness.store import RunFolder
+from harness.store.packed import in_order
 
 VIEW_S = 1.0
 PROGRESS_S = 5.0
@@ -94,6 +95,7 @@ class Ledger:
         self.done = 0
         self.failed = 0
         self.lost_tasks = 0
+        self.unreached = 0
         self.retries = 0
         self.energy_j: float | None = None
         self.drawn_j: float | None = None
@@ -104,6 +106,8 @@ class Ledger:
         self.refused: list[str] = []
         self.broken: StoreError | None = None
         self.specs = specs
+        self._begun: set[tuple[str, int]] = set()
+        self._under_way: dict[str, tuple[float, int, str]] = {}
         self._metrics = FleetMetrics(sweep)
         self._loose = 0
         self._folder = folder
@@ -163,6 +167,12 @@ class Ledger:
 
     def started(self, assignment: Assignment) -> None:
         """Its worker has begun."""
+        work = assignment.work
+        if (work.work_id, work.attempt) in self._begun:
+            return
+        self._begun.add((work.work_id, work.attempt))
+        gpus = work.need.num_gpus * work.need.nodes
+        self._under_way[work.work_id] = (self._clock(), gpus, work.need.hardware)
         for node_id in assignment.nodes:
             self._node_state(node_id, "busy", assignment.work)
         for spec in self.specs[assignment.work.work_id]:
@@ -178,15 +188,15 @@ class Ledger:
     def ended(self, assignment: Assignment, outcome: Outcome, held_s: float) -> None:
         """A work came back: commit its files, then write down how it went."""
         self._free(assignment, held_s)
-        self._commit(outcome.files)
+        unkept = self._commit(outcome.files)
         names = self._names(assignment.nodes)
         for told in outcome.leftovers:
             self._event("leftover_ended", node=names, process=told)
         work = assignment.work
         by_id = {spec.launch_id: spec for spec in self.specs[work.work_id]}
         for report in outcome.reports:
-            if report.ended:
-                fault = Fault(report.ended, report.detail, report.log)
+            if report.ended or (unkept and report.done):
+                fault = Fault(report.ended or "result_lost", report.detail or unkept, report.log)
                 self._write_lost(work, [by_id[report.launch_id]], assignment.nodes, fault)
             else:
                 self._finished(report, work, assignment.nodes)
@@ -206,6 +216,7 @@ class Ledger:
                 "launch_retried",
                 launch_id=spec.launch_id,
                 attempt=work.attempt,
+                begun=(work.work_id, work.attempt) in self._begun,
                 node=names,
                 **{"class": fault.kind},
                 detail=fault.detail,
@@ -220,6 +231,11 @@ class Ledger:
         else:
             self._waiting -= 1
         self._write_lost(work, self.specs[work.work_id], nodes, fault)
+
+    def withdrawn(self, assignment: Assignment) -> None:
+        """A work that had not begun waits again, because the run is stopping."""
+        self._free(assignment, 0.0)
+        self._waiting += 1
 
     def found(self, facts: NodeFacts) -> None:
         """A node was looked at, for the first time or again."""
@@ -310,10 +326,11 @@ class Ledger:
 
     def _keep(self, view: RunView, *, force: bool = False) -> None:
         values = {"time": datetime.now(UTC).isoformat(), "view": view.to_dict()}
-        try:
-            self._folder.write_progress(values, force=force)
-        except StoreError as error:
-            self._fail_to_write(error)
+        if self.broken is None:
+            try:
+                self._folder.write_progress(values, force=force)
+            except StoreError as error:
+                self._fail_to_write(error)
         self._metrics.update(view)
 
     def _why_stop(self) -> str:
@@ -324,8 +341,13 @@ class Ledger:
             return asked
         if len(self.refused) >= REFUSED_AT_FIRST and not self._launches_ok:
             return "every launch so far was refused"
-        seconds = self._clock() - self._started_s
-        return self._budget.spent(seconds, self.gpu_s / 3600, self.kwh, self._cost)
+        now_s = self._clock()
+        gpu_s, cost = self.gpu_s, self._cost
+        for began_s, gpus, hardware in self._under_way.values():
+            held_s = gpus * (now_s - began_s)
+            gpu_s += held_s
+            cost = _add_cost(cost, held_s, self._prices.get(hardware))
+        return self._budget.spent(now_s - self._started_s, gpu_s / 3600, self.kwh, cost)
 
     def raise_for_problems(self) -> None:
         """Say what went wrong with the whole of this run, if something did.
@@ -346,10 +368,13 @@ class Ledger:
                 fix="mend that and run the same command again",
             )
 
-    def _commit(self, files: Mapping[str, bytes]) -> None:
-        if not files:
-            return
-        if self.broken is None:
+    def _commit(self, files: Mapping[str, bytes]) -> str:
+        """Keep the files of a launch; returns why that failed, or nothing."""
+        try:
+            in_order(files)
+        except StoreError as error:
+            return error.what
+        if files and self.broken is None:
             try:
                 self._folder.commit(files)
                 self._loose += 1
@@ -357,11 +382,16 @@ class Ledger:
                     # Readers open every loose file: they must not become many.
                     self._loose = 0
                     self._folder.compact()
-                return
+                return ""
             except StoreError as error:
                 self._fail_to_write(error)
-        kept = rescue(self._location, files)
-        self._sink.message(f"kept in {kept}: the next run of this folder here takes it in")
+        if files:
+            try:
+                kept = rescue(self._location, files)
+            except StoreError as error:
+                return error.what
+            self._sink.message(f"kept in {kept}: the next run of this folder here takes it in")
+        return ""
 
     def _fail_to_write(self, error: StoreError) -> None:
         if self.broken is None:
@@ -377,6 +407,7 @@ class Ledger:
     def _finished(self, report: LaunchReport, work: Work, nodes: tuple[str, ...]) -> None:
         self.done += report.done
         self.failed += len(report.failures)
+        self.unreached += report.unreached
         self._launches_ok += 1
         self._recent.append((self._clock(), report.done))
         if report.energy_j is not None:
@@ -397,6 +428,7 @@ class Ledger:
             model_id=report.model_id,
             tasks=report.done,
             failed=len(report.failures),
+            unreached=report.unreached,
             seconds=round(report.seconds, 3),
             energy_j=report.energy_j,
             drawn_energy_j=report.drawn_energy_j,
@@ -435,7 +467,8 @@ class Ledger:
             launch_ids=[spec.launch_id for spec in specs],
             tasks=tasks,
             task_ids=[task_id for spec in specs for task_id in task_ids_of(spec)],
-            attempts=work.attempt if nodes else work.attempt - 1,
+            attempts=work.attempt,
+            begun=(work.work_id, work.attempt) in self._begun,
             node=names,
             **{"class": fault.kind},
             detail=fault.detail,
@@ -463,10 +496,8 @@ class Ledger:
         work = assignment.work
         gpu_s = held_s * work.need.num_gpus * work.need.nodes
         self.gpu_s += gpu_s
-        if gpu_s:
-            price = self._prices.get(work.need.hardware)
-            known = self._cost is not None and price is not None
-            self._cost = (self._cost or 0.0) + gpu_s / 3600 * (price or 0.0) if known else None
+        self._under_way.pop(work.work_id, None)
+        self._cost = _add_cost(self._cost, gpu_s, self._prices.get(work.need.hardware))
         for node_id in assignment.nodes:
             account = self._nodes.get(node_id)
             if account is None:
@@ -515,3 +546,10 @@ class Ledger:
             each.lost,
             min(1.0, each.busy_s / seconds) if seconds > 0 else 0.0,
         )
+
+
+def _add_cost(cost: float | None, gpu_s: float, price: float | None) -> float | None:
+    """Add GPU time at a price an hour; None once a price is missing."""
+    if not gpu_s:
+        return cost
+    return None if cost is None or price is None else cost + gpu_s / 3600 * price

@@ -26,12 +26,15 @@ class News:
         True for the first word, False for a beat.
     pid, ticks
         The worker's process, and when it began (clock ticks since boot).
+    rank
+        Which node of a gang this is; 0 leads.
     """
 
     ticket: str
     started: bool
     pid: int
     ticks: int
+    rank: int = 0
 
 
 class Mailbox:

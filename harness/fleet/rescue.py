@@ -10,10 +10,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.store import RunFolder
 from harness.store.files import write_atomic
+from harness.store.packed import in_order, packed_files
 
 
 def rescue_folder(location: str) -> Path:
@@ -31,10 +34,15 @@ def rescue(location: str, files: Mapping[str, bytes]) -> Path:
         If this place is full too.
     """
     root = rescue_folder(location)
-    RunFolder.create(root, {"of": location})
-    RunFolder.open(root).commit(files)
-    write_atomic(root / "belongs-to.txt", lambda stream: stream.write(location.encode()))
+    for group in in_order(files):
+        for name, content in group:
+            write_atomic(root / name, partial(_put, content))
     return root
+
+
+def address_of(folder: RunFolder) -> str:
+    """One name for a run folder, however it was typed."""
+    return folder.place.name if folder.place.remote else str(folder.path.resolve())
 
 
 def take_in_rescued(folder: RunFolder, location: str) -> int:
@@ -48,7 +56,12 @@ def take_in_rescued(folder: RunFolder, location: str) -> int:
     root = rescue_folder(location)
     if not root.is_dir() or root.stat().st_uid != os.getuid():
         return 0
-    files = RunFolder.open(root).packed()
-    folder.commit(files)
+    files = packed_files(root)
+    if files:
+        folder.commit(files)
     shutil.rmtree(root, ignore_errors=True)
     return len(files)
+
+
+def _put(content: bytes, stream: BinaryIO) -> None:
+    stream.write(content)

@@ -143,7 +143,7 @@ class Schedule:
         known = self._nodes.get(facts.node_id)
         self._nodes[facts.node_id] = _Node(
             facts,
-            max(1, int(POOLED_PER_CPU * facts.cpus)),
+            int(POOLED_PER_CPU * facts.cpus),
             facts.hardware,
             closed,
             known.running if known else {},
@@ -190,7 +190,7 @@ class Schedule:
         longest_s
             Leave works alone that are planned to take longer.
         """
-        held = self._held_for_gangs()
+        held = self._held_for_gangs(longest_s)
         for need in self._gang_needs():
             chosen = self._pick_gang(need, longest_s)
             if chosen is not None:
@@ -212,10 +212,17 @@ class Schedule:
             for work in works.values()
         ]
 
+    def others(self, node_id: str, need: Need) -> bool:
+        """Whether a node other than this one can serve a need."""
+        return any(other != node_id for other in self._able(need))
+
     def _take(self, work: Work, node_ids: Sequence[str]) -> Assignment:
         self.drop(work)
         for node_id in node_ids:
-            self._nodes[node_id].running[work.work_id] = work.need.num_gpus
+            node = self._nodes[node_id]
+            # 0 stands for the whole node.
+            shared = shares(self._isolation, node.facts, work.need)
+            node.running[work.work_id] = work.need.num_gpus if shared else 0
         return Assignment(work, tuple(node_ids))
 
     def _able(self, need: Need) -> list[str]:
@@ -228,18 +235,20 @@ class Schedule:
             return len(node.running) < node.slots
         if shares(self._isolation, node.facts, need):
             room = node.gpus[need.hardware] - node.used_gpus
-            return need.num_gpus <= room and all(node.running.values())
+            few = len(node.running) < node.facts.cpus
+            return few and need.num_gpus <= room and all(node.running.values())
         return not node.running
 
     def _gang_needs(self) -> list[Need]:
         return [need for need, works in self._waiting.items() if need.nodes > 1 and works]
 
-    def _held_for_gangs(self) -> set[str]:
+    def _held_for_gangs(self, longest_s: float) -> set[str]:
         """Nodes that are free and wait for the rest of a gang."""
         held: set[str] = set()
         for need in self._gang_needs():
             able = self._able(need)
-            if len(able) < need.nodes:
+            fits = any(work.planned_s <= longest_s for work in self._waiting[need].values())
+            if len(able) < need.nodes or not fits:
                 continue
             free = [i for i in able if self._free(self._nodes[i], need) and i not in held]
             held |= set(free[: need.nodes])

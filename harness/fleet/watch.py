@@ -42,7 +42,7 @@ class Watch:
         self._list = list_nodes
         self._clock = clock
         self._alive: frozenset[str] | None = None
-        self._heard_s = clock()
+        self._asked_s: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
 
@@ -67,8 +67,12 @@ class Watch:
 
     @property
     def silent_s(self) -> float:
-        """Time since the head answered last."""
-        return self._clock() - self._heard_s
+        """Time for which a question to the head has had no answer.
+
+        Not the time since the last answer: whoever was stopped meanwhile has not asked.
+        """
+        asked_s = self._asked_s
+        return 0.0 if asked_s is None else self._clock() - asked_s
 
     def lost(self, why: str = "") -> HeadLostError:
         """What to raise when Ray is gone, for some other sign of it than silence too."""
@@ -83,13 +87,14 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over.wait(PERIOD_S if self._alive is not None else 0.0):
+            self._asked_s = self._clock() if self._asked_s is None else self._asked_s
             try:
                 nodes = self._list()
             except Exception:
                 self._over.wait(PERIOD_S)
                 continue
             self._alive = frozenset(str(n["NodeID"]) for n in nodes if n.get("Alive"))
-            self._heard_s = self._clock()
+            self._asked_s = None
 
 
 class Scouts:

@@ -84,6 +84,8 @@ class LaunchReport:
         (task_id, class, detail) of tasks without a measurement.
     flagged
         Reason code -> rows that carry it.
+    unreached
+        Tasks that the time of the launch, or a stop, left no time for: no row, no failure.
     ended
         Class of the end of a launch that gave no rows; empty for one that went well.
     detail, log
@@ -99,6 +101,7 @@ class LaunchReport:
     drawn_energy_j: float | None = None
     failures: tuple[tuple[str, str, str], ...] = ()
     flagged: Mapping[str, int] = field(default_factory=dict)
+    unreached: int = 0
     ended: str = ""
     detail: str = ""
     log: str = ""
@@ -140,7 +143,7 @@ def run_order(order: Order, models: Mapping[str, str], mailbox: Any) -> Outcome:
     Outcome
         A launch that fails is a report, and the next ones go on.
     """
-    with Pulse(order.ticket, mailbox) as pulse:
+    with Pulse(order.ticket, mailbox, order.rank) as pulse:
         if order.rank:
             return _hold(order, pulse)
         found = end_leftovers() if order.isolated else []
@@ -149,9 +152,10 @@ def run_order(order: Order, models: Mapping[str, str], mailbox: Any) -> Outcome:
             paths = model_files(models)
             run = _isolated if order.isolated else _pooled
             reports, files = run(order, paths, pulse)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             specs = [LaunchSpec.model_validate_json(text) for text in order.specs]
-            return Outcome(tuple(_no_rows(s, 0.0, "staging_failed", str(error)) for s in specs))
+            failed = tuple(_no_rows(s, 0.0, "staging_failed", str(error)) for s in specs)
+            return Outcome(failed, leftovers=told)
     return Outcome(tuple(reports), files, told)
 
 
@@ -166,12 +170,12 @@ def _hold(order: Order, pulse: Pulse) -> Outcome:
 class Pulse:
     """Beats to the driver in a thread, and keeps what it answered last."""
 
-    def __init__(self, ticket: str, mailbox: Any) -> None:
+    def __init__(self, ticket: str, mailbox: Any, rank: int = 0) -> None:
         self.answer: Answer = "go"
         self._mailbox = mailbox
         self._over = threading.Event()
         pid, ticks, _ = holder(os.getpid()).split(":")
-        self._who = (ticket, int(pid), int(ticks or 0))
+        self._who = (ticket, int(pid), int(ticks or 0), rank)
         self._thread = threading.Thread(target=self._beat, daemon=True, name="pulse")
 
     def __enter__(self) -> Pulse:
@@ -185,10 +189,10 @@ class Pulse:
     def _beat(self) -> None:
         import ray
 
-        ticket, pid, ticks = self._who
+        ticket, pid, ticks, rank = self._who
         started = True
         while True:
-            news = News(ticket, started, pid, ticks)
+            news = News(ticket, started, pid, ticks, rank)
             # A driver that is gone takes this process with it; until then go on.
             with suppress(Exception):
                 self.answer = ray.get(self._mailbox.post.remote(news), timeout=4 * BEAT_S)
@@ -219,7 +223,7 @@ def _pooled(
                 if result.failures:
                     record = {"spec": spec.model_dump(mode="json"), "failures": result.failures}
                     folder.write_launch(spec.key, record)
-            except StoreError:
+            except (StoreError, OSError):
                 raise
             except Exception as error:
                 kind = "refused" if isinstance(error, EnergyLensError) else "launch_crashed"
@@ -370,6 +374,9 @@ def _report(
     seconds: float,
     drawn_j: float | None = None,
 ) -> LaunchReport:
+    written = {row["task_id"] for row in rows}
+    # What was not reached is told as a failure of the launch, but it is none of the task.
+    failures = tuple(failure for failure in failures if failure[0] in written)
     failed = {task_id for task_id, _, _ in failures}
     measured = [row for row in rows if row["task_id"] not in failed]
     flags = Counter(reason for row in measured for reason in row["reasons"] or ())
@@ -384,6 +391,7 @@ def _report(
         drawn_j,
         failures,
         dict(flags),
+        len(spec.workloads) - len(written),
     )
 
 

@@ -128,7 +128,7 @@ class Campaign:
         session.prepare([task.workload for task in self._tasks.values()])
         before = idle_power(session)
         self._warm_up()
-        heated = None if session.virtual else self._heat()
+        heated = None if session.virtual or self._spent() else self._heat()
         after = before
         try:
             self._measure(before)
@@ -244,7 +244,7 @@ class Campaign:
                     break
                 if task_id in self._open():
                     self._measure_one(task_id, idle, first=trial == 0)
-        if sentinel is not None and self._order:
+        if sentinel is not None and self._order and not self._stopped:
             self._measure_sentinel(sentinel, idle)
 
     def _measure_one(self, task_id: str, idle: Idle, *, first: bool) -> None:

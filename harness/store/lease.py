@@ -122,12 +122,14 @@ class Lease:
         """
         if self._lost:
             raise self._taken()
-        silent = self._clock() - self._beaten > self._stale_s / 2
+        began = self._clock()
+        silent = began - self._beaten > self._stale_s / 2
         if self._key not in self._objects.list(LEASE):
             self._lost = True
             raise self._taken()
         self._put("holds")
-        if silent and len(self._objects.list(LEASE)) > 1:
+        slow = self._clock() - began > self._stale_s / 2
+        if (silent or slow) and len(self._objects.list(LEASE)) > 1:
             # Somebody may have taken over between the look and the sign of life.
             self._lost = True
             self._objects.delete(self._key)

@@ -46,6 +46,8 @@ def act(order: Order, models: dict[str, str], mailbox: Any) -> Outcome:
                 marker.write_text(str(os.getpid()))
                 time.sleep(0.5)
                 os.kill(os.getpid(), signal.SIGSTOP)
+            if action == "sleep":
+                time.sleep(float(place))
             if action == "hang":
                 time.sleep(600)
             if action == "listen":
@@ -70,6 +72,7 @@ class Heard:
     begun: list[str] = field(default_factory=list)
     held_s: float = 0.0
     stop_after: int = 10**9
+    stall_s: float = 0.0
 
     def sent(self, assignment: Assignment) -> None:
         pass
@@ -92,10 +95,16 @@ class Heard:
     def found(self, facts: NodeFacts) -> None:
         pass
 
+    def withdrawn(self, assignment: Assignment) -> None:
+        pass
+
     def node(self, node_id: str, what: str, detail: str) -> None:
         self.nodes.append((node_id, what))
 
     def tick(self) -> str:
+        if self.begun and self.stall_s:
+            time.sleep(self.stall_s)
+            self.stall_s = 0.0
         return "that is enough" if len(self.begun) >= self.stop_after else ""
 
     def left_s(self) -> float:
@@ -122,12 +131,13 @@ def run(
     deadline_s: float = 60.0,
     stop_after: int = 10**9,
     need: Need = ANYWHERE,
+    stall_s: float = 0.0,
 ) -> tuple[Heard, str]:
     """Dispatch one work for each group of actions."""
     import ray
 
     specs = {f"w{i}": group for i, group in enumerate(groups)}
-    heard = Heard(stop_after=stop_after)
+    heard = Heard(stop_after=stop_after, stall_s=stall_s)
 
     def split(work: Work) -> list[Work]:
         if len(specs[work.work_id]) == 1:
@@ -242,3 +252,9 @@ def test_what_no_node_can_do_is_given_up_and_the_rest_goes_on(nodes) -> None:
     heard, _ = run(nodes, ("ok:a",), need=Need("H100-SXM5-80GB", 8, engine="transformers"))
     assert heard.given_up == [("w0", "no_node")]
     assert "8 x H100" in heard.details[0]
+
+
+def test_a_driver_that_did_not_listen_takes_no_silence_for_a_fault(nodes) -> None:
+    heard, _ = run(nodes, ("sleep:14",), stall_s=QUICK.silence_s + 3)
+    assert heard.done == ["sleep:14"]
+    assert not heard.retried

@@ -178,6 +178,7 @@ def test_a_node_that_does_not_tell_is_named_with_the_reason(
 def node(name: str, hardware: str = "", count: int = 0, **fields: Any) -> NodeFacts:
     gpus = tuple(GpuFacts(f"{name}-{i}", hardware, hardware, 80 * GIB) for i in range(count))
     known: dict[str, Any] = {
+        "cpus": 8.0,
         "ray_gpus": float(count),
         "locks": 1.0,
         "meter": "nvml",

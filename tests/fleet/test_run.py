@@ -293,4 +293,24 @@ def test_what_the_run_folder_did_not_take_is_kept_and_taken_in_by_the_next_run(
     assert summary.already_done > 0
     assert summary.already_done + summary.done == summary.planned
     assert len(read_measurements(out)) == summary.planned
-    assert not rescue.rescue_folder(str(out)).exists()
+    assert not rescue.rescue_folder(str(out.resolve())).exists()
+
+
+def test_results_are_kept_for_the_folder_however_it_is_named_and_a_half_rescue_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescue.tempfile, "tempdir", str(tmp_path))
+    folder = RunFolder.create(tmp_path / "a" / "run", {})
+    address = rescue.address_of(folder)
+    monkeypatch.chdir(tmp_path / "a")
+    assert rescue.address_of(RunFolder.open("run")) == address
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "b")
+    assert rescue.address_of(RunFolder.create("run", {})) != address
+    files = {"launches/x-1.json": b"{}"}
+    kept = rescue.rescue(address, files)
+    assert rescue.take_in_rescued(folder, address) == 1
+    assert folder.launch_record("x-1") == {}
+    (kept / "measurements").mkdir(parents=True)
+    assert rescue.take_in_rescued(folder, address) == 0
+    assert not kept.exists()

@@ -201,3 +201,36 @@ def test_many_projections_share_a_node():
     while schedule.pick() is not None:
         together += 1
     assert together == 4
+
+
+@pytest.mark.parametrize("isolation", ["node", "gpu"])
+def test_a_gang_has_its_nodes_alone_whatever_it_leaves_free(isolation):
+    works = [work("gang", gpus=4, nodes=2), *(work(f"one{i}", gpus=1) for i in range(4))]
+    schedule = Schedule(works, [node("a", H100, 8), node("b", H100, 8)], isolation)
+    first = schedule.pick()
+    assert first is not None
+    assert first.work.work_id == "gang"
+    assert schedule.pick() is None
+
+
+def test_a_gang_that_takes_too_long_holds_no_nodes():
+    works = [work("gang", gpus=8, nodes=2, seconds=100), work("one", seconds=5)]
+    schedule = Schedule(works, [node("a", H100, 8), node("b", H100, 8)])
+    chosen = schedule.pick(longest_s=10)
+    assert chosen is not None
+    assert chosen.work.work_id == "one"
+
+
+def test_a_node_without_cpus_takes_nothing():
+    schedule = Schedule([Work("p", Need("", 0), 0.0)], [node("head", H100, 0, cpus=0.0)])
+    assert schedule.pick() is None
+    assert [each.work_id for each in schedule.hopeless()] == ["p"]
+
+
+def test_launches_that_share_a_node_are_no_more_than_its_cpus():
+    works = [work(f"w{i}", gpus=1) for i in range(8)]
+    schedule = Schedule(works, [node("a", H100, 8, cpus=3.0)], "gpu")
+    together = 0
+    while schedule.pick() is not None:
+        together += 1
+    assert together == 3

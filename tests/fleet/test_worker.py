@@ -221,3 +221,28 @@ def _python(folder: Path, program: str) -> str:
     path.write_text(f"#!/bin/sh\nexec {sys.executable} {folder}/program.py\n")
     path.chmod(0o755)
     return str(path)
+
+
+def test_what_was_not_reached_is_no_failure() -> None:
+    one = LaunchSpec.model_validate_json(spec("a", 1))
+    both = one.model_copy(
+        update={
+            "workloads": (one.workloads[0], Workload(batch=9, input_tokens=64, output_tokens=8))
+        }
+    )
+    first, second = worker.task_ids_of(both)
+    row = {"task_id": first, "reasons": [], "total_energy_j": 3.0}
+    report = worker._report(both, [row], ((second, "not_reached", "time"),), 1.0)
+    assert (report.done, report.failures, report.unreached) == (1, (), 1)
+
+
+def test_a_temporary_folder_that_is_not_there_is_a_fault_of_the_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(*_: object, **__: object) -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(staging.tempfile, "mkdtemp", gone)
+    for isolated in (False, True):
+        report = only(run_order(order(spec("a", 1), isolated=isolated), {LLAMA: CONFIG}, None))
+        assert report.ended == "staging_failed"

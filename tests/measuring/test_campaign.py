@@ -140,8 +140,8 @@ def test_asked_to_stop_it_begins_no_window_and_keeps_what_two_repeats_say(
     def stop() -> bool:
         nonlocal asked
         asked += 1
-        # The warm-up asks once for each of the three workloads.
-        return asked > 3 + windows
+        # The warm-up asks once for each of the three workloads, and before it heats.
+        return asked > 4 + windows
 
     todo = tasks()
     campaign = Campaign(

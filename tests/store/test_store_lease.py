@@ -99,6 +99,29 @@ def test_a_frozen_driver_that_wakes_between_look_and_beat_gives_way():
     assert list(shelf.objects) == [f"{LEASE}/b.json"]
 
 
+def test_a_driver_frozen_in_the_midst_of_a_timely_beat_gives_way_too():
+    shelf = Shelf()
+    old = lease(shelf, "a")
+    assert old.acquire() is None
+    shelf.now_s = 5.0
+    put = shelf.write
+
+    def frozen(key: str, content: bytes) -> None:
+        # Between the look and the sign of life another driver takes over.
+        shelf.now_s += 40.0
+        shelf.write = put
+        shelf.delete(f"{LEASE}/a.json")
+        elsewhere(shelf, "b")
+        put(key, content)
+
+    shelf.write = frozen
+    with pytest.raises(StoreError):
+        old.beat()
+    with pytest.raises(StoreError):
+        old.check()
+    assert list(shelf.objects) == [f"{LEASE}/b.json"]
+
+
 def test_beats_keep_the_lease_and_checks_are_free():
     shelf = Shelf()
     held = lease(shelf, "a")
