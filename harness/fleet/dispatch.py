@@ -13,129 +13,33 @@ looked at.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
-from harness.fleet.cluster import NODE_LOCK
-from harness.fleet.faults import Fault, fault_of
-from harness.fleet.janitor import end_leftovers
+from harness.fleet.faults import CRASHED, NEVER_BEGAN, Fault, fault_of
+from harness.fleet.leases import Job, Lease, Leases
+from harness.fleet.listener import Listener
 from harness.fleet.mailbox import News
 from harness.fleet.nodes import NodeFacts
-from harness.fleet.schedule import Assignment, Isolation, Schedule, Work, shares
+from harness.fleet.patience import Patience
+from harness.fleet.schedule import PART, Assignment, Isolation, Schedule, Work
 from harness.fleet.watch import Scouts, Watch
-from harness.fleet.worker import Order, Outcome, end_process, run_order
+from harness.fleet.worker import Outcome, run_order
 
 POLL_S = 0.25
 DEAF_S = 5.0
-CRASHED = "launch_crashed"
-NEVER_BEGAN = ("not_started", "not_placed")
-PART = "+"
-"""Between the id of a work and that of its part, where it was split."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long the loop waits for what, seconds; how often it tries.
-
-    Attributes
-    ----------
-    attempts
-        Tries of one launch.
-    quarantine
-        Faults of one node in a row after which it takes no launches any more.
-    silence_s
-        Time without a beat after which a launch is given up.
-    start_s
-        Time from sending a launch to its first word. It can be long where another driver
-        holds the node.
-    stop_s
-        The same once the run is stopping: what has not begun by then is taken back.
-    grace_s
-        Time beyond a launch's deadline for the worker to end it by itself.
-    kill_s
-        Time for a worker that was given up to be gone; its node is closed then.
-    return_s
-        Time that launches without a node wait for one to come (back).
-    probe_s
-        Time between looks at nodes that cannot measure now.
-    """
-
-    attempts: int = 3
-    quarantine: int = 3
-    silence_s: float = 60.0
-    start_s: float = 1800.0
-    stop_s: float = 5.0
-    grace_s: float = 60.0
-    kill_s: float = 120.0
-    return_s: float = 60.0
-    probe_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is sent for a work: specs of this attempt, and how long they may take."""
-
-    specs: tuple[str, ...]
-    isolated: bool
-    deadline_s: float
-
-
-class Listener(Protocol):
-    """Hears what happens to works and nodes."""
-
-    def sent(self, assignment: Assignment) -> None:
-        """A work is on its way to its nodes."""
-        ...
-
-    def started(self, assignment: Assignment) -> None:
-        """Its worker has begun."""
-        ...
-
-    def ended(self, assignment: Assignment, outcome: Outcome, held_s: float) -> None:
-        """A work came back; its nodes were held for so long."""
-        ...
-
-    def again(self, assignment: Assignment, fault: Fault, held_s: float) -> None:
-        """An attempt failed and the work is tried again."""
-        ...
-
-    def lost(self, work: Work, nodes: tuple[str, ...], fault: Fault, held_s: float) -> None:
-        """A work is given up."""
-        ...
-
-    def found(self, facts: NodeFacts) -> None:
-        """A node was looked at, for the first time or again."""
-        ...
-
-    def withdrawn(self, assignment: Assignment) -> None:
-        """A work that had not begun waits again, because the run is stopping."""
-        ...
-
-    def node(self, node_id: str, what: str, detail: str) -> None:
-        """A node was `lost`, `quarantined`, `joined`, `unusable`, `slow` or `back`."""
-        ...
-
-    def tick(self) -> str:
-        """About every quarter of a second; answers why the run should stop, or nothing."""
-        ...
-
-    def left_s(self) -> float:
-        """Wall time that a launch may take now."""
-        ...
+"""A round of the loop that took longer heard nobody: silence of that time says nothing."""
 
 
 @dataclass(slots=True)
 class _Flight:
     assignment: Assignment
     ticket: str
-    handles: list[Any]
     sent_s: float
     deadline_s: float
-    group: Any = None
+    lease: Lease = field(default_factory=Lease)
     started_s: float | None = None
     heard_s: float = 0.0
     worker: tuple[int, int] | None = None
@@ -194,17 +98,13 @@ class Dispatcher:
         self._nodes = nodes
         self._job = job
         self._split = split
-        self._models = ray.put(dict(models))
         self._listener = listener
         self._mailbox = mailbox
         self._watch = watch
         self._scouts = scouts
-        self._isolation = isolation
         self._patience = patience or Patience()
         self._clock = clock
-        self._pooled = ray.remote(num_cpus=1, max_retries=0)(run)
-        self._alone = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(run)
-        self._end_process = ray.remote(num_cpus=0, max_retries=0)(end_process)
+        self._leases = Leases(models, mailbox, isolation, run)
         self._flights: dict[str, _Flight] = {}
         self._by_handle: dict[Any, str] = {}
         self._zombies: dict[Any, tuple[Any, Assignment, float]] = {}
@@ -248,24 +148,9 @@ class Dispatcher:
             self._look_at_clock()
             self._bury()
 
-    def tidy(self, timeout_s: float = 30.0) -> int:
+    def tidy(self) -> int:
         """End what launches left behind on the nodes; returns how many processes that were."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        remote = self._ray.remote(num_cpus=0, max_retries=0)(end_leftovers)
-        asked = [
-            remote.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
-            ).remote()
-            for node_id, facts in self._nodes.items()
-            if facts.usable
-        ]
-        ready, _ = self._ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
-        found = 0
-        for each in ready:
-            with suppress(Exception):
-                found += len(self._ray.get(each, timeout=5))
-        return found
+        return self._leases.tidy(i for i, facts in self._nodes.items() if facts.usable)
 
     def _send(self) -> None:
         while True:
@@ -276,86 +161,19 @@ class Dispatcher:
             work = assignment.work
             job = self._job(work)
             ticket = f"{work.work_id}-{work.attempt}"
-            flight = _Flight(assignment, ticket, [], self._clock(), job.deadline_s)
+            flight = _Flight(assignment, ticket, self._clock(), job.deadline_s)
             flight.heard_s = flight.sent_s
             self._listener.sent(assignment)
             try:
-                self._launch(flight, job)
+                nodes = [self._nodes[node_id] for node_id in assignment.nodes]
+                flight.lease = self._leases.send(work, ticket, job, nodes)
             except Exception as error:
-                for handle in flight.handles:
-                    self._ray.cancel(handle)
+                # Ray refuses in many ways; whatever it is, this attempt has ended.
                 self._close(flight, fault_of(error))
                 continue
             self._flights[ticket] = flight
-            for handle in flight.handles:
+            for handle in flight.lease.handles:
                 self._by_handle[handle] = ticket
-
-    def _launch(self, flight: _Flight, job: Job) -> None:
-        """Send a task to each node of an assignment; the first one leads."""
-        assignment = flight.assignment
-        facts = [self._nodes[node_id] for node_id in assignment.nodes]
-        remote = self._alone if job.isolated else self._pooled
-        gang = tuple(each.address for each in facts) if len(facts) > 1 else ()
-        placed = self._placement(flight, facts)
-        for rank, (each, options) in enumerate(zip(facts, placed, strict=True)):
-            order = Order(
-                flight.ticket,
-                job.specs,
-                job.isolated,
-                job.deadline_s,
-                self._gpus(assignment.work, each),
-                gang,
-                rank,
-            )
-            handle = remote.options(**options).remote(order, self._models, self._mailbox)
-            flight.handles.append(handle)
-
-    def _gpus(self, work: Work, facts: NodeFacts) -> tuple[str, ...]:
-        need = work.need
-        if not need.num_gpus or shares(self._isolation, facts, need):
-            return ()
-        right = [g.uuid for g in facts.gpus if g.hardware == need.hardware and not g.mig]
-        return tuple(uuid for uuid in right[: need.num_gpus] if not uuid.startswith("declared"))
-
-    def _placement(self, flight: _Flight, facts: list[NodeFacts]) -> list[dict[str, Any]]:
-        """Options of the task on each node: pinned there, with what it takes from Ray."""
-        from ray.util.scheduling_strategies import (
-            NodeAffinitySchedulingStrategy,
-            PlacementGroupSchedulingStrategy,
-        )
-
-        work = flight.assignment.work
-        taken = [self._taken(work, each) for each in facts]
-        if len(facts) == 1:
-            strategy = NodeAffinitySchedulingStrategy(facts[0].node_id, soft=False)
-            return [{**_options(taken[0]), "scheduling_strategy": strategy}]
-        # All nodes at once or none: two drivers must not hold half a gang each.
-        flight.group = self._ray.util.placement_group(
-            [{"CPU": 1.0, **one} for one in taken],
-            strategy="STRICT_SPREAD",
-            bundle_label_selector=[{"ray.io/node-id": each.node_id} for each in facts],
-        )
-        return [
-            {
-                **_options(one),
-                "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                    flight.group, placement_group_bundle_index=rank
-                ),
-            }
-            for rank, one in enumerate(taken)
-        ]
-
-    def _taken(self, work: Work, facts: NodeFacts) -> dict[str, float]:
-        """Ray resources of a work on a node: the whole of it, or its share of the GPUs."""
-        need = work.need
-        if not need.hardware:
-            return {}
-        if shares(self._isolation, facts, need):
-            share = facts.locks * need.num_gpus / len(facts.gpus)
-            # Ray counts in steps of 0.0001; rounded up, six sixths would be more than the whole.
-            return {"GPU": float(need.num_gpus), NODE_LOCK: math.floor(1e4 * share) / 1e4}
-        gpus = {"GPU": float(facts.ray_gpus)} if need.num_gpus and facts.ray_gpus else {}
-        return {**gpus, NODE_LOCK: facts.locks}
 
     def _collect(self) -> None:
         """Take the results that are there; wait a little for the first."""
@@ -376,7 +194,7 @@ class Dispatcher:
             except Exception as error:
                 self._close(flight, fault_of(error))
             else:
-                if handle == flight.handles[0]:
+                if handle == flight.lease.handles[0]:
                     self._came_back(flight, outcome)
 
     def _came_back(self, flight: _Flight, outcome: Outcome) -> None:
@@ -396,18 +214,14 @@ class Dispatcher:
     def _land(self, flight: _Flight) -> float:
         """Forget a flight; its nodes are free. Returns how long they were held."""
         self._flights.pop(flight.ticket, None)
-        for handle in flight.handles:
+        for handle in flight.lease.handles:
             self._by_handle.pop(handle, None)
-        if len(flight.handles) > 1:
+        if len(flight.lease.handles) > 1:
             self._mailbox.end.remote(flight.ticket)
         self._schedule.give_back(flight.assignment)
-        self._leave_group(flight)
+        self._leases.give_back(flight.lease)
         began_s = flight.sent_s if flight.started_s is None else flight.started_s
         return max(0.0, self._clock() - began_s)
-
-    def _leave_group(self, flight: _Flight) -> None:
-        if flight.group is not None:
-            self._ray.util.remove_placement_group(flight.group)
 
     def _close(self, flight: _Flight, fault: Fault) -> None:
         held_s = self._land(flight)
@@ -456,7 +270,6 @@ class Dispatcher:
         now_s = self._clock()
         deaf_s, self._listened_s = now_s - self._listened_s, now_s
         if deaf_s > DEAF_S:
-            # Nobody listened, as while a store was away: silence of that time says nothing.
             for waiting in self._flights.values():
                 waiting.heard_s = min(now_s, waiting.heard_s + deaf_s)
         if self._drain is None:
@@ -527,8 +340,7 @@ class Dispatcher:
                 if self._stopping and waited_s > patience.stop_s:
                     self._withdraw(flight)
                 elif waited_s > patience.start_s:
-                    for handle in flight.handles:
-                        self._ray.cancel(handle)
+                    self._leases.withdraw(flight.lease)
                     waited = f"no word of it in {patience.start_s:.0f} s"
                     self._close(flight, Fault("not_started", waited))
                 continue
@@ -546,25 +358,21 @@ class Dispatcher:
 
     def _withdraw(self, flight: _Flight) -> None:
         """Take back a launch that has not begun: the run is stopping."""
-        for handle in flight.handles:
-            self._ray.cancel(handle)
+        self._leases.withdraw(flight.lease)
         self._land(flight)
         self._schedule.put(flight.assignment.work)
         self._listener.withdrawn(flight.assignment)
 
     def _abandon(self, flight: _Flight, fault: Fault) -> None:
         """Give a launch up and kill its worker; its node is not used until that is done."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         assignment = flight.assignment
         lead = assignment.nodes[0]
         self._close(flight, fault)
         if flight.worker is None or lead not in self._nodes:
             return
-        there = NodeAffinitySchedulingStrategy(lead, soft=False)
-        killing = self._end_process.options(scheduling_strategy=there).remote(*flight.worker)
+        killing = self._leases.kill(lead, *flight.worker)
         self._schedule.hold(lead, flight.ticket)
-        self._zombies[killing] = (flight.handles[0], assignment, self._clock())
+        self._zombies[killing] = (flight.lease.handles[0], assignment, self._clock())
 
     def _bury(self) -> None:
         """Free the nodes of abandoned launches once their workers are gone."""
@@ -604,8 +412,3 @@ class Dispatcher:
             self._schedule.drop(work)
             self._listener.lost(work, (), Fault("no_node", f"no node with {work.need.text}"), 0.0)
         return bool(self._schedule.count)
-
-
-def _options(taken: Mapping[str, float]) -> dict[str, Any]:
-    own = {name: amount for name, amount in taken.items() if name not in ("CPU", "GPU")}
-    return {"num_gpus": taken.get("GPU", 0), "resources": own or None}

@@ -17,11 +17,13 @@ from typing import Any
 from harness.errors import RunError
 from harness.fleet.budget import Budget
 from harness.fleet.cluster import ray_cluster
-from harness.fleet.dispatch import Dispatcher, Patience
+from harness.fleet.dispatch import Dispatcher
 from harness.fleet.inventory import probe_again, take_inventory
+from harness.fleet.keeper import Keeper
 from harness.fleet.ledger import Ledger
 from harness.fleet.mailbox import open_mailbox
 from harness.fleet.nodes import NodeFacts
+from harness.fleet.patience import Patience
 from harness.fleet.placing import unplaced
 from harness.fleet.progress import ProgressSink, Quiet
 from harness.fleet.rescue import address_of, take_in_rescued
@@ -222,8 +224,7 @@ class _Run:
             inventory = take_inventory()
             works = Works(self._sweep, self._plan, specs, inventory)
             ledger = self._ledger = Ledger(
-                self._folder,
-                self._location,
+                Keeper(self._folder, self._location, self._sink),
                 self._sink,
                 sweep=self._sweep.name,
                 specs=works.specs,

@@ -25,6 +25,10 @@ FINAL: dict[str, str] = {
 }
 """The launch's own end, or nobody's: it is written down, and the next run tries it again."""
 
+CRASHED = "launch_crashed"
+NEVER_BEGAN = ("not_started", "not_placed")
+"""Classes of attempts that held nothing, unless a word of them was heard."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:

@@ -5,59 +5,36 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from statistics import median
+from dataclasses import asdict
+from typing import cast
 
-from harness.errors import RunError, StoreError
+from harness.errors import RunError
+from harness.fleet.accounts import NodeAccounts
 from harness.fleet.budget import Budget
 from harness.fleet.faults import Fault
-from harness.fleet.inventory import describe_hardware
+from harness.fleet.keeper import Keeper
 from harness.fleet.metrics import FleetMetrics
 from harness.fleet.nodes import NodeFacts
 from harness.fleet.progress import ProgressSink
-from harness.fleet.rescue import rescue
 from harness.fleet.schedule import Assignment, Work
-from harness.fleet.view import NodeState, NodeView, RunView
+from harness.fleet.view import NodeState, RunView
 from harness.fleet.worker import LaunchReport, Outcome, task_ids_of
 from harness.launch import LaunchSpec
-from harness.store import RunFolder
-from harness.store.packed import in_order
 
 VIEW_S = 1.0
 PROGRESS_S = 5.0
 RATE_WINDOW_S = 120.0
-LOOSE_FILES = 1000
-"""Result files after which they are compacted in the midst of a run."""
-SLOW_RATIO = 1.3
-SLOW_LAUNCHES = 3
 REFUSED_AT_FIRST = 3
 """So many launches refused before any went well: the rest would meet the same."""
 
 
-@dataclass(slots=True)
-class _NodeAccount:
-    facts: NodeFacts
-    state: NodeState = "idle"
-    doing: dict[str, str] = field(default_factory=dict)
-    since_s: float = 0.0
-    done: int = 0
-    failed: int = 0
-    lost: int = 0
-    busy_s: float = 0.0
-    note: str = ""
-    ratios: list[float] = field(default_factory=list)
-    named_slow: bool = False
-
-
 class Ledger:
-    """Listens to the dispatcher; writes events and results; knows how the run looks.
+    """Listens to the dispatcher; has events and results written; knows how the run looks.
 
     Parameters
     ----------
-    folder, location
-        The run folder, locked, and how the user named it.
+    keeper
+        Writes into the run folder.
     sink
         Where progress goes.
     sweep
@@ -66,8 +43,6 @@ class Ledger:
         work_id -> launches of that work, of the first attempt.
     planned, already_done
         Tasks in the plan, and those with a row.
-    inventory
-        Nodes at the start.
     budget
         Limits of the run.
     prices
@@ -78,8 +53,7 @@ class Ledger:
 
     def __init__(
         self,
-        folder: RunFolder,
-        location: str,
+        keeper: Keeper,
         sink: ProgressSink,
         *,
         sweep: str,
@@ -104,14 +78,11 @@ class Ledger:
         self.failures: Counter[str] = Counter()
         self.losses: Counter[str] = Counter()
         self.refused: list[str] = []
-        self.broken: StoreError | None = None
         self.specs = specs
         self._begun: set[tuple[str, int]] = set()
         self._under_way: dict[str, tuple[float, int, str]] = {}
         self._metrics = FleetMetrics(sweep)
-        self._loose = 0
-        self._folder = folder
-        self._location = location
+        self._keeper = keeper
         self._sink = sink
         self._sweep = sweep
         self._planned = planned
@@ -125,7 +96,7 @@ class Ledger:
         self._launches_ok = 0
         self._waiting = len(specs)
         self._running = 0
-        self._nodes: dict[str, _NodeAccount] = {}
+        self._nodes = NodeAccounts(clock)
         self._recent: deque[tuple[float, int]] = deque()
         self._stopping = ""
         self._viewed_s = self._kept_s = float("-inf")
@@ -133,12 +104,12 @@ class Ledger:
     def see(self, inventory: Sequence[NodeFacts]) -> None:
         """Write down which nodes there are, and name those that cannot measure."""
         usable = sum(facts.usable for facts in inventory)
-        self._event("inventory", nodes=len(inventory), usable=usable)
+        self._keeper.event("inventory", nodes=len(inventory), usable=usable)
         for facts in inventory:
-            self._know(facts)
+            self._nodes.know(facts)
             for problem in facts.problems:
                 if problem.fatal:
-                    self._event(
+                    self._keeper.event(
                         "node_unusable",
                         node=facts.name,
                         code=problem.code,
@@ -148,22 +119,13 @@ class Ledger:
                 if problem.fatal or problem.code == "clock_off":
                     self._sink.message(f"{facts.name}: {problem.detail}; {problem.fix}")
 
-    def _know(self, facts: NodeFacts) -> _NodeAccount:
-        known = self._nodes.setdefault(facts.node_id, _NodeAccount(facts, since_s=self._clock()))
-        known.facts = facts
-        if not facts.usable:
-            known.state = "unusable"
-            known.note = "; ".join(p.detail for p in facts.problems if p.fatal)
-        return known
-
     # The dispatcher's listener.
 
     def sent(self, assignment: Assignment) -> None:
         """A work is on its way to its nodes."""
         self._waiting -= 1
         self._running += 1
-        for node_id in assignment.nodes:
-            self._node_state(node_id, "starting", assignment.work)
+        self._hold(assignment, "starting")
 
     def started(self, assignment: Assignment) -> None:
         """Its worker has begun."""
@@ -173,25 +135,25 @@ class Ledger:
         self._begun.add((work.work_id, work.attempt))
         gpus = work.need.num_gpus * work.need.nodes
         self._under_way[work.work_id] = (self._clock(), gpus, work.need.hardware)
-        for node_id in assignment.nodes:
-            self._node_state(node_id, "busy", assignment.work)
-        for spec in self.specs[assignment.work.work_id]:
-            if assignment.work.need.hardware or len(self.specs[assignment.work.work_id]) == 1:
-                self._event(
-                    "launch_started",
-                    launch_id=spec.launch_id,
-                    attempt=assignment.work.attempt,
-                    node=self._names(assignment.nodes),
-                    tasks=len(spec.workloads),
-                )
+        self._hold(assignment, "busy")
+        specs = self.specs[work.work_id]
+        # Batches of projections end within seconds, and there may be many.
+        for spec in specs if work.need.hardware or len(specs) == 1 else ():
+            self._keeper.event(
+                "launch_started",
+                launch_id=spec.launch_id,
+                attempt=work.attempt,
+                node=self._nodes.names(assignment.nodes),
+                tasks=len(spec.workloads),
+            )
 
     def ended(self, assignment: Assignment, outcome: Outcome, held_s: float) -> None:
         """A work came back: commit its files, then write down how it went."""
         self._free(assignment, held_s)
-        unkept = self._commit(outcome.files)
-        names = self._names(assignment.nodes)
+        unkept = self._keeper.commit(outcome.files)
+        names = self._nodes.names(assignment.nodes)
         for told in outcome.leftovers:
-            self._event("leftover_ended", node=names, process=told)
+            self._keeper.event("leftover_ended", node=names, process=told)
         work = assignment.work
         by_id = {spec.launch_id: spec for spec in self.specs[work.work_id]}
         for report in outcome.reports:
@@ -210,9 +172,9 @@ class Ledger:
         specs = self.specs[work.work_id]
         self._waiting += len(specs)
         self.retries += 1
-        names = self._names(assignment.nodes)
+        names = self._nodes.names(assignment.nodes)
         for spec in specs:
-            self._event(
+            self._keeper.event(
                 "launch_retried",
                 launch_id=spec.launch_id,
                 attempt=work.attempt,
@@ -239,21 +201,17 @@ class Ledger:
 
     def found(self, facts: NodeFacts) -> None:
         """A node was looked at, for the first time or again."""
-        known = self._know(facts)
-        if facts.usable and known.state in ("unusable", "lost"):
-            known.state, known.note = "idle", ""
+        self._nodes.know(facts)
 
     def node(self, node_id: str, what: str, detail: str) -> None:
         """A node was lost, quarantined, joined, unusable or back."""
-        known = self._nodes.get(node_id)
-        name = known.facts.name if known else node_id[:6]
-        if known is not None and what in ("lost", "quarantined", "unusable"):
-            known.state = what  # type: ignore[assignment]
-            known.note, known.since_s = detail, self._clock()
+        name = self._nodes.name(node_id)
+        if what in ("lost", "quarantined", "unusable"):
+            self._nodes.mark(node_id, cast("NodeState", what), detail)
         if what == "quarantined":
-            self._event("node_quarantined", node=name, failures=detail)
+            self._keeper.event("node_quarantined", node=name, failures=detail)
         else:
-            self._event(f"node_{what}", node=name, reason=detail)
+            self._keeper.event(f"node_{what}", node=name, reason=detail)
         self._sink.message(f"{name}: {what}{f', {detail}' if detail else ''}")
 
     def tick(self) -> str:
@@ -262,14 +220,14 @@ class Ledger:
         if now_s - self._viewed_s >= VIEW_S:
             self._viewed_s = now_s
             view = self.view()
-            self._sink.view(view)
+            self._show(view)
             if now_s - self._kept_s >= PROGRESS_S:
                 self._kept_s = now_s
-                self._keep(view)
+                self._keeper.progress(view)
         if not self._stopping:
             self._stopping = self._why_stop()
             if self._stopping:
-                self._event("stopping", reason=self._stopping)
+                self._keeper.event("stopping", reason=self._stopping)
                 self._sink.message(f"stopping: {self._stopping}; launches under way finish")
         return self._stopping
 
@@ -307,7 +265,7 @@ class Ledger:
             losses=dict(self.losses),
             limits={k: v for k, v in asdict(self._budget).items() if v is not None},
             stopping=self._stopping,
-            nodes=tuple(self._node_view(each, now_s, seconds) for each in self._nodes.values()),
+            nodes=self._nodes.views(seconds),
         )
 
     @property
@@ -318,23 +276,16 @@ class Ledger:
     def close(self) -> None:
         """Keep the last look."""
         view = self.view()
-        with suppress(StoreError):
-            self._keep(view, force=True)
-        with suppress(Exception):
-            self._sink.view(view)
+        self._show(view)
+        self._keeper.progress(view, force=True)
         self._metrics.close()
 
-    def _keep(self, view: RunView, *, force: bool = False) -> None:
-        values = {"time": datetime.now(UTC).isoformat(), "view": view.to_dict()}
-        if self.broken is None:
-            try:
-                self._folder.write_progress(values, force=force)
-            except StoreError as error:
-                self._fail_to_write(error)
+    def _show(self, view: RunView) -> None:
+        self._sink.view(view)
         self._metrics.update(view)
 
     def _why_stop(self) -> str:
-        if self.broken is not None:
+        if self._keeper.broken is not None:
             return "the run folder cannot be written"
         asked = self._asked()
         if asked:
@@ -359,50 +310,14 @@ class Ledger:
         StoreError
             If the run folder could not be written.
         """
-        if self.broken is not None:
-            raise self.broken
+        if self._keeper.broken is not None:
+            raise self._keeper.broken
         if self.refused and not self._launches_ok:
             raise RunError(
                 f"no launch could run: {self.refused[0]}",
                 where=f"{len(self.refused)} launches of {self._sweep}",
                 fix="mend that and run the same command again",
             )
-
-    def _commit(self, files: Mapping[str, bytes]) -> str:
-        """Keep the files of a launch; returns why that failed, or nothing."""
-        try:
-            in_order(files)
-        except StoreError as error:
-            return error.what
-        if files and self.broken is None:
-            try:
-                self._folder.commit(files)
-                self._loose += 1
-                if self._loose >= LOOSE_FILES:
-                    # Readers open every loose file: they must not become many.
-                    self._loose = 0
-                    self._folder.compact()
-                return ""
-            except StoreError as error:
-                self._fail_to_write(error)
-        if files:
-            try:
-                kept = rescue(self._location, files)
-            except StoreError as error:
-                return error.what
-            self._sink.message(f"kept in {kept}: the next run of this folder here takes it in")
-        return ""
-
-    def _fail_to_write(self, error: StoreError) -> None:
-        if self.broken is None:
-            self.broken = error
-            self._sink.message(f"{error.what} ({error.where})")
-
-    def _event(self, kind: str, **fields: object) -> None:
-        try:
-            self._folder.append_event(kind, **fields)
-        except StoreError as error:
-            self._fail_to_write(error)
 
     def _finished(self, report: LaunchReport, work: Work, nodes: tuple[str, ...]) -> None:
         self.done += report.done
@@ -415,15 +330,13 @@ class Ledger:
         if report.drawn_energy_j is not None:
             self.drawn_j = (self.drawn_j or 0.0) + report.drawn_energy_j
         self.flagged.update(report.flagged)
-        for node_id in nodes[:1]:
-            if node_id in self._nodes:
-                self._nodes[node_id].done += report.done - len(report.failures)
-                self._nodes[node_id].failed += len(report.failures)
-        self._event(
+        failed = len(report.failures)
+        self._nodes.tally(nodes, done=report.done - failed, failed=failed)
+        self._keeper.event(
             "launch_finished",
             launch_id=report.launch_id,
             attempt=work.attempt,
-            node=self._names(nodes),
+            node=self._nodes.names(nodes),
             hardware=report.hardware,
             model_id=report.model_id,
             tasks=report.done,
@@ -435,10 +348,10 @@ class Ledger:
         )
         for task_id, kind, detail in report.failures:
             self.failures[kind] += 1
-            self._event(
+            self._keeper.event(
                 "task_failed",
                 task_id=task_id,
-                node=self._names(nodes),
+                node=self._nodes.names(nodes),
                 **{"class": kind},
                 detail=detail,
             )
@@ -456,13 +369,11 @@ class Ledger:
         tasks = sum(len(spec.workloads) for spec in specs)
         self.lost_tasks += tasks
         self.losses[fault.kind] += tasks
-        names = self._names(nodes)
+        names = self._nodes.names(nodes)
         if fault.kind == "refused":
             self.refused.append(fault.detail)
-        for node_id in nodes[:1]:
-            if node_id in self._nodes:
-                self._nodes[node_id].lost += tasks
-        self._event(
+        self._nodes.tally(nodes, lost=tasks)
+        self._keeper.event(
             "launch_lost",
             launch_ids=[spec.launch_id for spec in specs],
             tasks=tasks,
@@ -477,19 +388,11 @@ class Ledger:
         where = f" on {names}" if names else ""
         self._sink.message(f"{tasks} tasks lost{where}: {fault.kind}: {fault.detail}")
 
-    def _names(self, nodes: Sequence[str]) -> str:
-        known = (self._nodes.get(node_id) for node_id in nodes)
-        return ", ".join(each.facts.name for each in known if each is not None)
-
-    def _node_state(self, node_id: str, state: NodeState, work: Work) -> None:
-        known = self._nodes.get(node_id)
-        if known is None:
-            return
-        spec = self.specs[work.work_id][0]
-        more = len(self.specs[work.work_id]) - 1
-        what = f"{spec.model_id} {spec.deployment.summary}"
-        known.doing[work.work_id] = what if not more else f"{what} and {more} more"
-        known.state, known.since_s = state, self._clock()
+    def _hold(self, assignment: Assignment, state: NodeState) -> None:
+        first, *more = self.specs[assignment.work.work_id]
+        what = f"{first.model_id} {first.deployment.summary}"
+        what += f" and {len(more)} more" if more else ""
+        self._nodes.holds(assignment.nodes, assignment.work.work_id, what, state)
 
     def _free(self, assignment: Assignment, held_s: float) -> None:
         self._running -= 1
@@ -498,54 +401,19 @@ class Ledger:
         self.gpu_s += gpu_s
         self._under_way.pop(work.work_id, None)
         self._cost = _add_cost(self._cost, gpu_s, self._prices.get(work.need.hardware))
-        for node_id in assignment.nodes:
-            account = self._nodes.get(node_id)
-            if account is None:
-                continue
-            account.busy_s += held_s
-            account.doing.pop(work.work_id, None)
-            if not account.doing and account.state in ("busy", "starting"):
-                account.state, account.since_s = "idle", self._clock()
+        self._nodes.free(assignment.nodes, work.work_id)
 
     def _compare_speed(self, assignment: Assignment, report: LaunchReport) -> None:
         """Name a node that takes longer for its plan than others of its type."""
-        account = self._nodes.get(assignment.nodes[0])
-        if account is None:
-            return
-        hardware = assignment.work.need.hardware
-        account.ratios.append(report.seconds / assignment.work.planned_s)
-        others = [
-            ratio
-            for each in self._nodes.values()
-            if each is not account and hardware in each.facts.hardware
-            for ratio in each.ratios
-        ]
-        enough = min(len(account.ratios), len(others)) >= SLOW_LAUNCHES
-        if account.named_slow or not enough:
-            return
-        ratio = median(account.ratios) / median(others)
-        if ratio > SLOW_RATIO:
-            account.named_slow = True
-            self._event("node_slow", node=account.facts.name, ratio=round(ratio, 3))
+        work, lead = assignment.work, assignment.nodes[0]
+        ratio = self._nodes.slow(lead, work.need.hardware, report.seconds / work.planned_s)
+        if ratio is not None:
+            name = self._nodes.name(lead)
+            self._keeper.event("node_slow", node=name, ratio=round(ratio, 3))
             self._sink.message(
-                f"{account.facts.name}: slow, launches take {ratio:.2f} times as long as on other "
-                f"nodes with {hardware}"
+                f"{name}: slow, launches take {ratio:.2f} times as long as on other nodes with "
+                f"{work.need.hardware}"
             )
-
-    def _node_view(self, each: _NodeAccount, now_s: float, seconds: float) -> NodeView:
-        doing = next(iter(each.doing.values()), "")
-        more = len(each.doing) - 1
-        return NodeView(
-            each.facts.name,
-            describe_hardware(each.facts),
-            each.state,
-            each.note or (f"{doing} (and {more} more)" if more > 0 else doing),
-            max(0.0, now_s - each.since_s),
-            each.done,
-            each.failed,
-            each.lost,
-            min(1.0, each.busy_s / seconds) if seconds > 0 else 0.0,
-        )
 
 
 def _add_cost(cost: float | None, gpu_s: float, price: float | None) -> float | None:

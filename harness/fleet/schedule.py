@@ -25,6 +25,8 @@ from harness.fleet.inventory import why_not
 from harness.fleet.nodes import Need, NodeFacts
 
 Isolation = Literal["node", "gpu"]
+PART = "+"
+"""Between the id of a work and that of its part, where it was split."""
 POOLED_PER_CPU = 2
 """Batches of the twin in flight for each core: one at work, one on its way."""
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from harness.catalog.cpu import is_cpu
 from harness.engines import load_engine
-from harness.fleet.dispatch import PART, Job
 from harness.fleet.inventory import PRECISION_PACKAGES
+from harness.fleet.leases import Job
 from harness.fleet.nodes import Need, NodeFacts
-from harness.fleet.schedule import Work
+from harness.fleet.schedule import PART, Work
 from harness.launch import LaunchSpec, Protocol
 from harness.plan import Plan
 from harness.spec import Sweep

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from harness.fleet.cluster import ray_cluster
-from harness.fleet.dispatch import Dispatcher, Job, Patience
+from harness.fleet.dispatch import Dispatcher
 from harness.fleet.faults import Fault
 from harness.fleet.inventory import probe_again, take_inventory
+from harness.fleet.leases import Job
 from harness.fleet.mailbox import open_mailbox
 from harness.fleet.nodes import Need, NodeFacts
+from harness.fleet.patience import Patience
 from harness.fleet.schedule import Assignment, Schedule, Work
 from harness.fleet.watch import Scouts, Watch
 from harness.fleet.worker import LaunchReport, Order, Outcome, Pulse

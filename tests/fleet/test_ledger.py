@@ -12,6 +12,7 @@ from harness.errors import RunError, StoreError
 from harness.fleet import rescue
 from harness.fleet.budget import Budget
 from harness.fleet.faults import Fault
+from harness.fleet.keeper import Keeper
 from harness.fleet.ledger import Ledger
 from harness.fleet.nodes import Need, NodeFacts
 from harness.fleet.progress import Quiet
@@ -42,9 +43,9 @@ class Account:
         self.now_s = 0.0
         self.run = RunFolder.create(folder, {})
         self.specs = {name: (spec(name),) for name in "abcd"}
+        self.keeper = Keeper(self.run, rescue.address_of(self.run), Quiet())
         self.ledger = Ledger(
-            self.run,
-            rescue.address_of(self.run),
+            self.keeper,
             Quiet(),
             sweep="s",
             specs=self.specs,
@@ -148,7 +149,7 @@ def test_files_that_arrive_torn_cost_their_launch_and_not_the_run(tmp_path: Path
     account.ledger.started(running)
     files = {f"measurements/hardware={H100}/loose-a-1.parquet": b"PAR1 and no more"}
     account.ledger.ended(running, Outcome((report("a"),), files), 1.0)
-    assert account.ledger.broken is None
+    assert account.keeper.broken is None
     assert account.ledger.done == 0
     (lost,) = account.events("launch_lost")
     assert lost["class"] == "result_lost"
@@ -166,7 +167,7 @@ def test_a_folder_and_a_rescue_that_both_refuse_lose_one_launch_and_say_so(
         raise StoreError("The disk is full.", where="everywhere")
 
     monkeypatch.setattr(RunFolder, "commit", full)
-    monkeypatch.setattr("harness.fleet.ledger.rescue", full)
+    monkeypatch.setattr("harness.fleet.keeper.rescue", full)
     account.ledger.ended(running, Outcome((report("a"),), {"launches/a-1.json": b"{}"}), 1.0)
     assert account.ledger.tick() == "the run folder cannot be written"
     assert account.ledger.lost_tasks == 2
@@ -188,8 +189,8 @@ def test_when_everything_is_refused_the_run_stops_and_says_what(tmp_path: Path) 
 
 def test_a_node_that_is_slower_than_its_like_is_named_once(tmp_path: Path) -> None:
     account = Account(tmp_path / "run")
-    for facts in [each.facts for each in account.ledger._nodes.values()]:
-        object.__setattr__(facts, "cpu_hardware", H100)
+    for name in ("n", "m"):
+        account.ledger.found(NodeFacts(name * 6, "10.0.0.1", name, cpu_hardware=H100))
     for number in range(8):
         node = "nm"[number % 2]
         name = f"x{number}"
@@ -201,3 +202,17 @@ def test_a_node_that_is_slower_than_its_like_is_named_once(tmp_path: Path) -> No
     (slow,) = account.events("node_slow")
     assert slow["node"].startswith("m/")
     assert slow["ratio"] == pytest.approx(1.5)
+
+
+def test_a_node_is_busy_while_it_holds_anything(tmp_path: Path) -> None:
+    account = Account(tmp_path / "run")
+    one, two = account.send("a"), account.send("b")
+    account.now_s = 10.0
+    account.ledger.ended(one, Outcome((report("a"),)), 10.0)
+    account.now_s = 20.0
+    assert account.ledger.view().nodes[0].busy_share == 1.0
+    account.ledger.ended(two, Outcome((report("b"),)), 20.0)
+    account.now_s = 40.0
+    first, second = account.ledger.view().nodes
+    assert (first.busy_share, first.state, first.done) == (0.5, "idle", 4)
+    assert (second.busy_share, second.state) == (0.0, "idle")
